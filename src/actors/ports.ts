@@ -1,0 +1,62 @@
+/**
+ * The borders of the system: who answers the effects. Three pairs of hands implement them (live, simulated,
+ * replayed).
+ *
+ * Two laws: a port never answers before it has returned; it answers every call exactly once, by an event (success
+ * or failure; a deadline turns silence into failure).
+ */
+import type { Content, Effect, EmittedToken, Event, Micros, Outcome, RequestId } from '../core/types.js';
+
+type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
+type WithoutStamp<E> = E extends { at: Micros } ? Omit<E, 'at'> : never;
+
+export type StepEffect = EffectOf<'step'>;
+export type SwapEffect = EffectOf<'swapOut'> | EffectOf<'swapIn'>;
+/** An event before the door has stamped it. */
+export type Unstamped = WithoutStamp<Event>;
+/** The way back through the one door. */
+export type Answer = (event: Unstamped) => void;
+
+/** Runs the model. Keeps the token ids of open requests, so that events carry lengths only. */
+export interface EnginePort {
+  /** The request exists from now on. */
+  open(id: RequestId, content: Content): void;
+  /** Answers `stepped` or `stepFailed`. One step at a time. */
+  step(effect: StepEffect): void;
+  /** The request has ended; not called while a step that contains it is in flight. */
+  close(id: RequestId): void;
+}
+
+/** Moves KV between device and host. Answers `landed` or `transferFailed`. */
+export interface TransfersPort {
+  start(effect: SwapEffect): void;
+}
+
+export interface ClockPort {
+  now(): Micros;
+  /** Answers `woken` at or after `at`; a later call replaces the earlier one. */
+  wakeAt(at: Micros): void;
+}
+
+export interface Hands {
+  readonly engine: EnginePort;
+  readonly transfers: TransfersPort;
+  readonly clock: ClockPort;
+  /** Frees threads and memory; nothing is answered afterwards. */
+  close(): Promise<void>;
+}
+
+/** Receives what a request produces. `end` is called exactly once, last. */
+export interface Listener {
+  tokens(items: readonly EmittedToken[]): void;
+  end(end: RequestEnd): void;
+}
+
+export interface RequestEnd {
+  readonly outcome: Outcome;
+  /** Code from the catalogue for `failed` and `rejected`, else null. */
+  readonly code: 'queue_full' | 'draining' | 'too_large' | 'engine_failed' | null;
+  readonly message: string | null;
+  /** Seconds after which a refused client may try again, from the state of the queue; null where it does not apply. */
+  readonly retryAfterSeconds: number | null;
+}

@@ -1,0 +1,156 @@
+/**
+ * The words of the system: identifiers, units, the outside events that may enter by the one door, and the
+ * effects by which the core acts. Nothing here has behaviour.
+ *
+ * Units are in the names: `at` and `...Micros` are integer microseconds on the run's clock, lengths are tokens,
+ * room is counted in blocks of `blockTokens` tokens of KV for all layers.
+ */
+
+/** Number of a request, counted from 1 in the order in which they were submitted. */
+export type RequestId = number;
+/** Number of a transfer in flight, counted from 1. */
+export type TransferId = number;
+/** Number of a step (one forward pass of the batch), counted from 1. */
+export type StepId = number;
+/** Integer microseconds on the run's own clock (its zero is the start of the run). */
+export type Micros = number;
+
+export type PolicyName = 'fcfs' | 'priority';
+
+/** The states of a request, exactly; `running` is split into its two phases. */
+export type Phase =
+  | 'queued'
+  | 'prefilling'
+  | 'decoding'
+  | 'swapping-out'
+  | 'swapped'
+  | 'swapping-in'
+  | 'done';
+
+export type Outcome = 'stop' | 'length' | 'aborted' | 'failed' | 'rejected';
+
+/** Why a request is asked to end before the engine ended it. `stop`: the face matched a stop string in the text. */
+export type AbortReason = 'client' | 'stop' | 'stalled' | 'operator' | 'shutdown';
+
+/** One contiguous copy: `blocks` consecutive blocks from block index `from` in one memory to `to` in the other. */
+export interface Run {
+  readonly from: number;
+  readonly to: number;
+  readonly blocks: number;
+}
+
+/** Natural logarithm of the probability of a sampled token and of the likeliest alternatives, best first. */
+export interface TokenLogprobs {
+  readonly logprob: number;
+  readonly top: readonly { readonly token: number; readonly logprob: number }[];
+}
+
+/** What the engine says of one item of a step, in the order of the plan. */
+export interface SteppedItem {
+  readonly id: RequestId;
+  /** The sampled token id, or -1 where the item did not sample (a prompt chunk that is not the last). */
+  readonly token: number;
+  /** The token is one of the request's stop tokens: the request ends with outcome `stop`. */
+  readonly ended: boolean;
+  readonly logprobs: TokenLogprobs | null;
+}
+
+/** A new request as the core sees it: lengths, never token ids. */
+export interface Arrival {
+  readonly id: RequestId;
+  readonly promptTokens: number;
+  /** Most tokens to generate, at least 1; prompt and these fit the context. */
+  readonly maxTokens: number;
+  /** Lower is served first. */
+  readonly priority: number;
+  readonly tenant: string;
+}
+
+/** Outside facts: the only records a journal needs. `at` is stamped at the door. */
+export type Event =
+  | ({ readonly type: 'arrived'; readonly at: Micros } & Arrival)
+  | { readonly type: 'aborted'; readonly at: Micros; readonly id: RequestId; readonly reason: AbortReason }
+  | { readonly type: 'stepped'; readonly at: Micros; readonly step: StepId; readonly micros: Micros; readonly items: readonly SteppedItem[] }
+  | { readonly type: 'stepFailed'; readonly at: Micros; readonly step: StepId; readonly error: string }
+  | { readonly type: 'landed'; readonly at: Micros; readonly transfer: TransferId; readonly micros: Micros }
+  | { readonly type: 'transferFailed'; readonly at: Micros; readonly transfer: TransferId; readonly error: string }
+  | { readonly type: 'reprioritized'; readonly at: Micros; readonly id: RequestId; readonly priority: number }
+  | { readonly type: 'woken'; readonly at: Micros }
+  | { readonly type: 'draining'; readonly at: Micros };
+
+/** One request's part of a step: compute tokens [start, start + count) of its context on its device blocks. */
+export interface StepItem {
+  readonly id: RequestId;
+  readonly start: number;
+  readonly count: number;
+  /** Sample one token after the last of them (the chunk reaches the end of the known tokens). */
+  readonly sample: boolean;
+  /** The request's block table in order of position. Borrowed: a port reads it before it returns, never later. */
+  readonly blocks: readonly number[];
+}
+
+/** A token on its way to a stream. `index` counts the request's generated tokens from 0. */
+export interface EmittedToken {
+  readonly id: RequestId;
+  readonly index: number;
+  readonly token: number;
+  readonly logprobs: TokenLogprobs | null;
+}
+
+/** Acts of the core. Performed in order, each through one port, none awaited. */
+export type Effect =
+  /** queued -> running: device blocks are reserved. */
+  | { readonly type: 'admit'; readonly id: RequestId }
+  /** One forward pass; the engine answers `stepped` or `stepFailed` once. */
+  | { readonly type: 'step'; readonly step: StepId; readonly items: readonly StepItem[] }
+  /** prefilling -> decoding: the whole known context is computed and a token was sampled. */
+  | { readonly type: 'prefilled'; readonly id: RequestId }
+  /** running -> swapping-out: copy device blocks to the host; answered by `landed` or `transferFailed` once. */
+  | { readonly type: 'swapOut'; readonly id: RequestId; readonly transfer: TransferId; readonly runs: readonly Run[]; readonly blocks: number }
+  /** swapped -> swapping-in: copy host blocks to the device. */
+  | { readonly type: 'swapIn'; readonly id: RequestId; readonly transfer: TransferId; readonly runs: readonly Run[]; readonly blocks: number }
+  /** The request's transfer landed: swapping-out -> swapped, swapping-in -> running. */
+  | { readonly type: 'settled'; readonly id: RequestId }
+  /** running, swapped or a failed swap -> queued: its KV is given up and will be computed again. */
+  | { readonly type: 'recompute'; readonly id: RequestId }
+  /** The request is to end but a transfer or step of its own is in flight: remembered until that lands. */
+  | { readonly type: 'ending'; readonly id: RequestId }
+  /** All tokens that one step sampled, in plan order. */
+  | { readonly type: 'tokens'; readonly items: readonly EmittedToken[] }
+  /** -> done. */
+  | { readonly type: 'finish'; readonly id: RequestId; readonly outcome: Outcome; readonly error: string | null }
+  /** Refused at the door, never queued: -> done (rejected). `code` is from the catalogue in errors.ts. */
+  | { readonly type: 'reject'; readonly id: RequestId; readonly code: 'queue_full' | 'draining' | 'too_large' }
+  /** Deliver `woken` at or after this time. */
+  | { readonly type: 'wakeAt'; readonly at: Micros };
+
+/** Sampling of one request; every field present, neutral values named. */
+export interface Sampling {
+  /** 0 is greedy. */
+  readonly temperature: number;
+  /** 0 is off. */
+  readonly topK: number;
+  /** 1 is off. */
+  readonly topP: number;
+  /** 0 is off. */
+  readonly minP: number;
+  /** 0 is off; over generated tokens, as OpenAI has it. */
+  readonly frequencyPenalty: number;
+  readonly presencePenalty: number;
+  /** 1 is off; over prompt and generated tokens, as transformers has it. */
+  readonly repetitionPenalty: number;
+  /** 64 bit, unsigned; draw k of the request depends on (seed, k) only. */
+  readonly seed: bigint;
+  /** Alternatives to report beside each token; -1: no logprobs at all. At most 20. */
+  readonly topLogprobs: number;
+  /** Added to the logits before anything else. */
+  readonly logitBias: readonly { readonly token: number; readonly bias: number }[];
+}
+
+/** What is known of a request outside the core: the token ids and how to sample. Never in an event. */
+export interface Content {
+  readonly promptTokens: Int32Array;
+  readonly sampling: Sampling;
+  /** Tokens that end the request when sampled (empty with ignore_eos). */
+  readonly stopTokens: readonly number[];
+}

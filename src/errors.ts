@@ -1,0 +1,59 @@
+/**
+ * The catalogue of errors that a user of the server can meet: one line each. Errors here are the world's (bad
+ * input, full queue, broken file); our own mistakes are assertions and stop the process.
+ *
+ * Imports nothing, may be imported by all.
+ */
+
+export interface ErrorKind {
+  /** HTTP status where the error reaches a client. */
+  readonly status: number;
+  /** OpenAI's `error.type`. */
+  readonly type: 'invalid_request_error' | 'not_found_error' | 'rate_limit_error' | 'server_error' | 'service_unavailable_error' | 'authentication_error' | 'timeout_error';
+  /** Trying the same request again later may help. */
+  readonly retriable: boolean;
+}
+
+const kind = (status: number, type: ErrorKind['type'], retriable: boolean): ErrorKind => ({ status, type, retriable });
+
+export const CATALOGUE = {
+  invalid_request: kind(400, 'invalid_request_error', false),
+  invalid_json: kind(400, 'invalid_request_error', false),
+  context_length_exceeded: kind(400, 'invalid_request_error', false),
+  too_large: kind(400, 'invalid_request_error', false),
+  unsupported_parameter: kind(400, 'invalid_request_error', false),
+  model_not_found: kind(404, 'not_found_error', false),
+  not_found: kind(404, 'not_found_error', false),
+  method_not_allowed: kind(405, 'invalid_request_error', false),
+  body_too_large: kind(413, 'invalid_request_error', false),
+  unsupported_media_type: kind(415, 'invalid_request_error', false),
+  queue_full: kind(429, 'rate_limit_error', true),
+  engine_failed: kind(500, 'server_error', true),
+  internal: kind(500, 'server_error', false),
+  draining: kind(503, 'service_unavailable_error', true),
+  /** Configuration or model files that cannot be used; ends `serve` with exit code 1. */
+  bad_config: kind(500, 'server_error', false),
+  bad_model: kind(500, 'server_error', false),
+  native_missing: kind(500, 'server_error', false),
+  native_failed: kind(500, 'server_error', false),
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorCode = keyof typeof CATALOGUE;
+
+/** An error with a code from the catalogue; the message says what is wrong and what to do. */
+export class FastswitchError extends Error {
+  override readonly name = 'FastswitchError';
+  readonly code: ErrorCode;
+  /** The field of the request that is wrong, where there is one. */
+  readonly param: string | null;
+
+  constructor(code: ErrorCode, message: string, param: string | null = null) {
+    super(message);
+    this.code = code;
+    this.param = param;
+  }
+
+  get kind(): ErrorKind {
+    return CATALOGUE[this.code];
+  }
+}
