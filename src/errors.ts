@@ -31,6 +31,8 @@ export const CATALOGUE = {
   engine_failed: kind(500, 'server_error', true),
   internal: kind(500, 'server_error', false),
   draining: kind(503, 'service_unavailable_error', true),
+  /** The request was ended from the server's side (an operator, a shutdown) before it was complete. */
+  aborted: kind(503, 'service_unavailable_error', true),
   /** Configuration or model files that cannot be used; ends `serve` with exit code 1. */
   bad_config: kind(500, 'server_error', false),
   bad_model: kind(500, 'server_error', false),
@@ -46,11 +48,14 @@ export class FastswitchError extends Error {
   readonly code: ErrorCode;
   /** The field of the request that is wrong, where there is one. */
   readonly param: string | null;
+  /** When trying again may succeed, where that is known. */
+  readonly retryAfterSeconds: number | null;
 
-  constructor(code: ErrorCode, message: string, param: string | null = null) {
+  constructor(code: ErrorCode, message: string, param: string | null = null, retryAfterSeconds: number | null = null) {
     super(message);
     this.code = code;
     this.param = param;
+    this.retryAfterSeconds = retryAfterSeconds;
   }
 
   get kind(): ErrorKind {

@@ -1,9 +1,18 @@
 /**
- * The door's public face. (Implementation follows: `createSystem`.)
+ * The door. Every outside fact enters through `Runtime.deliver`, is stamped, folded into the metrics and decided on;
+ * every effect leaves through a port. The runtime owns one actor per live request.
+ *
+ * Fails stop: a mistake of our own (a broken law, a forbidden event in a chart) ends every request with an error and
+ * refuses to go on, because going on could hand one user's blocks to another.
  */
-import type { MetricsSnapshot } from '../core/metrics.js';
-import type { AbortReason, Content, RequestId } from '../core/types.js';
-import type { Listener } from './ports.js';
+import { type ActorRefFrom, createActor } from 'xstate';
+import { MetricsFold, type MetricsSnapshot } from '../core/metrics.js';
+import { decide } from '../core/scheduler.js';
+import { checkState, createState, type Limits, type State } from '../core/state.js';
+import type { AbortReason, Content, Effect, EmittedToken, Event, RequestId } from '../core/types.js';
+import { type RequestEvent, requestMachine } from '../../statecharts/request.js';
+import { serverMachine } from '../../statecharts/server.js';
+import type { Answer, Hands, Listener, RequestEnd, Unstamped } from './ports.js';
 
 export interface SubmitRequest {
   readonly content: Content;
@@ -38,4 +47,201 @@ export interface System {
   close(): Promise<void>;
   /** Resolves (with the error) if the system stopped because of a mistake of its own; never otherwise. */
   readonly failed: Promise<Error>;
+}
+
+/** Where the runtime's products go: one call for all tokens of a step. */
+export interface Sink {
+  tokens(items: readonly EmittedToken[]): void;
+  end(id: RequestId, end: RequestEnd): void;
+  failed(error: Error): void;
+}
+
+export interface RuntimeOptions {
+  readonly limits: Limits;
+  readonly blockBytes: number;
+  readonly makeHands: (answer: Answer) => Hands;
+  readonly sink: Sink;
+  /** Sees every decision; for tests and, later, the journal. */
+  readonly witness?: (event: Event, effects: readonly Effect[], state: State) => void;
+}
+
+export class Runtime {
+  readonly #state: State;
+  readonly #metrics: MetricsFold;
+  readonly #hands: Hands;
+  readonly #sink: Sink;
+  readonly #witness: RuntimeOptions['witness'];
+  readonly #actors = new Map<RequestId, ActorRefFrom<typeof requestMachine>>();
+  readonly #server = createActor(serverMachine);
+  readonly #machine;
+  readonly #inbox: Unstamped[] = [];
+  #delivering = false;
+  #failure: Error | null = null;
+  #drained: (() => void)[] = [];
+
+  constructor(options: RuntimeOptions) {
+    this.#state = createState(options.limits);
+    this.#metrics = new MetricsFold({ blockBytes: options.blockBytes });
+    this.#sink = options.sink;
+    this.#witness = options.witness;
+    this.#hands = options.makeHands((event) => this.deliver(event));
+    this.#machine = requestMachine.provide({
+      actions: {
+        startTransfer: ({ event }) => {
+          if (event.type === 'SWAP_OUT' || event.type === 'SWAP_IN') this.#hands.transfers.start(event.effect);
+        },
+      },
+    });
+    this.#server.start();
+    this.#server.send({ type: 'READY' });
+  }
+
+  /** The one way in for a new request. `id` counts up from 1. */
+  submit(id: RequestId, request: SubmitRequest): void {
+    if (this.#failure !== null) return this.#sink.end(id, failedEnd(this.#failure));
+    const actor = createActor(this.#machine, { input: { id } });
+    actor.subscribe({ error: (error) => this.#fail(error) });
+    this.#actors.set(id, actor);
+    actor.start();
+    this.#hands.engine.open(id, request.content);
+    const { maxTokens, priority, tenant } = request;
+    this.deliver({ type: 'arrived', id, promptTokens: request.content.promptTokens.length, maxTokens, priority, tenant });
+  }
+
+  /** Takes in an outside fact. Safe to call from a port's answer: facts are taken one at a time, in order. */
+  deliver(event: Unstamped): void {
+    this.#inbox.push(event);
+    if (this.#delivering) return;
+    this.#delivering = true;
+    try {
+      for (let next = this.#inbox.shift(); next !== undefined && this.#failure === null; next = this.#inbox.shift()) {
+        this.#take({ ...next, at: this.#hands.clock.now() } as Event);
+      }
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#delivering = false;
+    }
+  }
+
+  #take(event: Event): void {
+    const effects = decide(this.#state, event);
+    this.#metrics.apply(event, effects);
+    this.#witness?.(event, effects, this.#state);
+    for (const effect of effects) this.#perform(effect);
+    if (this.#state.requests.size === 0) this.#idle();
+  }
+
+  #perform(effect: Effect): void {
+    switch (effect.type) {
+      case 'step':
+        return this.#hands.engine.step(effect);
+      case 'tokens':
+        return this.#sink.tokens(effect.items);
+      case 'wakeAt':
+        return this.#hands.clock.wakeAt(effect.at);
+      case 'finish':
+        this.#tell(effect.id, { type: 'FINISH', outcome: effect.outcome, error: effect.error });
+        return this.#close(effect.id, {
+          outcome: effect.outcome,
+          code: effect.outcome === 'failed' ? 'engine_failed' : null,
+          message: effect.error,
+          retryAfterSeconds: null,
+        });
+      case 'reject':
+        this.#tell(effect.id, { type: 'REJECT', code: effect.code });
+        return this.#close(effect.id, {
+          outcome: 'rejected',
+          code: effect.code,
+          message: null,
+          retryAfterSeconds: effect.code === 'queue_full' ? this.#retryAfterSeconds() : null,
+        });
+      case 'swapOut':
+        return this.#tell(effect.id, { type: 'SWAP_OUT', effect });
+      case 'swapIn':
+        return this.#tell(effect.id, { type: 'SWAP_IN', effect });
+      default:
+        return this.#tell(effect.id, { type: CHART_EVENTS[effect.type] });
+    }
+  }
+
+  #tell(id: RequestId, event: RequestEvent): void {
+    const actor = this.#actors.get(id);
+    if (actor === undefined) throw new Error(`effect ${event.type} for request ${id}, which has no actor`);
+    actor.send(event);
+    // xstate turns an error inside a chart into a state of the actor: look, or it goes unnoticed.
+    const snapshot = actor.getSnapshot();
+    if (snapshot.status === 'error') throw snapshot.error;
+  }
+
+  #close(id: RequestId, end: RequestEnd): void {
+    this.#actors.delete(id);
+    this.#hands.engine.close(id);
+    this.#sink.end(id, end);
+  }
+
+  /** When the queue will have moved on by one place for everyone in it, from the mean time requests took so far. */
+  #retryAfterSeconds(): number {
+    const { requestSeconds } = this.snapshot();
+    const mean = requestSeconds.count === 0 ? 1 : requestSeconds.sum / requestSeconds.count;
+    const waves = this.#state.waiting.length / this.#state.limits.maxRunning;
+    return Math.min(60, Math.max(1, Math.ceil(mean * waves)));
+  }
+
+  #idle(): void {
+    if (this.#server.getSnapshot().value === 'ready') return;
+    this.#server.send({ type: 'IDLE' });
+    for (const resolve of this.#drained.splice(0)) resolve();
+  }
+
+  snapshot(): MetricsSnapshot {
+    const { device, host } = this.#state;
+    const gauges = (memory: State['device']) => ({
+      free: memory.free,
+      moving: memory.moving,
+      used: memory.total - memory.free - memory.moving,
+      total: memory.total,
+    });
+    return this.#metrics.snapshot({ device: gauges(device), host: gauges(host) });
+  }
+
+  /** Rejects newcomers and resolves when the last request has ended. */
+  drain(): Promise<void> {
+    if (this.#failure !== null) return Promise.resolve();
+    const drained = new Promise<void>((resolve) => this.#drained.push(resolve));
+    if (this.#server.getSnapshot().value === 'ready') this.#server.send({ type: 'DRAIN' });
+    this.deliver({ type: 'draining' });
+    return drained;
+  }
+
+  /** Aborts what lives, waits until nothing is in flight, frees the hands. */
+  async close(): Promise<void> {
+    const drained = this.drain();
+    for (const id of [...this.#actors.keys()]) this.deliver({ type: 'aborted', id, reason: 'shutdown' });
+    await drained;
+    if (this.#failure === null) checkState(this.#state);
+    await this.#hands.close();
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failure !== null) return;
+    this.#failure = error instanceof Error ? error : new Error(String(error));
+    if (this.#server.getSnapshot().status === 'active') this.#server.send({ type: 'FAIL' });
+    for (const id of this.#actors.keys()) this.#sink.end(id, failedEnd(this.#failure));
+    this.#actors.clear();
+    for (const resolve of this.#drained.splice(0)) resolve();
+    this.#sink.failed(this.#failure);
+  }
+}
+
+const CHART_EVENTS = {
+  admit: 'ADMIT',
+  prefilled: 'PREFILLED',
+  settled: 'SETTLED',
+  recompute: 'RECOMPUTE',
+  ending: 'ENDING',
+} as const;
+
+function failedEnd(error: Error): RequestEnd {
+  return { outcome: 'failed', code: 'engine_failed', message: `the server stopped: ${error.message}`, retryAfterSeconds: null };
 }

@@ -40,3 +40,90 @@ export interface Config {
 
 /** Tokens of KV in one block. */
 export const BLOCK_TOKENS = 16;
+
+/** The model ships with the package, so its place is the caller's to find. */
+export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
+  servedModelName: '',
+  host: '127.0.0.1',
+  port: 8080,
+  deviceKvBytes: 256 * 2 ** 20,
+  hostKvBytes: 2 ** 30,
+  maxBatchTokens: 512,
+  maxRunning: 64,
+  maxQueued: 1024,
+  maxContext: 0,
+  policy: 'fcfs',
+  seed: 0,
+  threads: 0,
+  swapThreads: 2,
+  quantize: 'none',
+  kvDtype: 'auto',
+  isa: 'auto',
+  bodyLimitBytes: 16 * 2 ** 20,
+  stallSeconds: 60,
+  drainSeconds: 30,
+  logLevel: 'info',
+});
+
+type KeysOf<Value> = { [K in keyof Config]: Config[K] extends Value ? K : never }[keyof Config];
+export type NumberKey = KeysOf<number>;
+
+/** The values of every key that has only a few. */
+export const CHOICES = {
+  policy: ['fcfs', 'priority'],
+  quantize: ['none', 'q8'],
+  kvDtype: ['auto', 'f32', 'bf16'],
+  isa: ['auto', 'avx512', 'avx2', 'portable'],
+  logLevel: ['silent', 'error', 'warn', 'info', 'debug'],
+} as const satisfies { readonly [K in keyof Config]?: readonly Config[K][] };
+export type ChoiceKey = keyof typeof CHOICES;
+
+export interface Range {
+  readonly min: number;
+  readonly max: number;
+}
+
+const LARGEST = Number.MAX_SAFE_INTEGER;
+
+/** Both ends are allowed. All but the seconds are integers. */
+export const RANGES: Readonly<Record<NumberKey, Range>> = {
+  port: { min: 0, max: 65535 },
+  deviceKvBytes: { min: 1, max: LARGEST },
+  hostKvBytes: { min: 0, max: LARGEST },
+  maxBatchTokens: { min: 1, max: 2 ** 20 },
+  maxRunning: { min: 1, max: 2 ** 16 },
+  maxQueued: { min: 1, max: 2 ** 24 },
+  maxContext: { min: 0, max: 2 ** 24 },
+  seed: { min: 0, max: LARGEST },
+  threads: { min: 0, max: 1024 },
+  swapThreads: { min: 1, max: 64 },
+  bodyLimitBytes: { min: 1024, max: 2 ** 30 },
+  stallSeconds: { min: 1, max: 86400 },
+  drainSeconds: { min: 0, max: 86400 },
+};
+
+interface Relation {
+  readonly key: NumberKey;
+  readonly atLeast: NumberKey;
+  readonly because: string;
+}
+
+const RELATIONS: readonly Relation[] = [
+  { key: 'maxBatchTokens', atLeast: 'maxRunning', because: 'every running request computes at least one token in a step' },
+];
+
+export type ConfigProblem =
+  | { readonly type: 'range'; readonly key: NumberKey; readonly range: Range }
+  | ({ readonly type: 'relation' } & Relation);
+
+/** The first thing wrong with the numbers of a configuration; null where there is nothing. */
+export function checkConfig(config: Config): ConfigProblem | null {
+  for (const key of Object.keys(RANGES) as NumberKey[]) {
+    const range = RANGES[key];
+    const value = config[key];
+    const fits = value >= range.min && value <= range.max && (key.endsWith('Seconds') || Number.isInteger(value));
+    if (!fits) return { type: 'range', key, range };
+  }
+  const broken = RELATIONS.find(({ key, atLeast }) => config[key] < config[atLeast]);
+  return broken === undefined ? null : { type: 'relation', ...broken };
+}

@@ -1,9 +1,10 @@
 /**
- * fold(event, effects) -> counters and histograms: what /metrics, benches and tests read. Pure.
+ * fold(event, effects) -> counters and histograms: what /metrics, benches and tests read. Pure: time is the `at` of the
+ * events, so a replay yields the same numbers. It remembers what lives (requests, transfers in flight) and no one that has ended.
  */
-import type { Phase } from './types.js';
+import type { Effect, Event, Micros, Outcome, Phase, RequestId, StepItem, TransferId } from './types.js';
 
-/** Cumulative histogram: counts[i] values were <= bounds[i] and > bounds[i - 1]; the last count is the overflow. */
+/** counts[i] values were <= bounds[i] and > bounds[i - 1]; the last count is the overflow. */
 export interface Histogram {
   readonly bounds: readonly number[];
   readonly counts: number[];
@@ -15,24 +16,302 @@ export interface MetricsSnapshot {
   /** Live requests by state (`done` counts all that ended). */
   readonly requestsByPhase: Readonly<Record<Phase, number>>;
   readonly finishedByOutcome: Readonly<Record<'stop' | 'length' | 'aborted' | 'failed' | 'rejected', number>>;
+  /** Arrival to first token. */
   readonly ttftSeconds: Histogram;
+  /** Between one token of a request and its next, whatever happened to the request meanwhile. */
   readonly tbtSeconds: Histogram;
   readonly stepSeconds: Histogram;
+  /** Arrival to first admission. */
   readonly queueSeconds: Histogram;
+  /** Arrival to end, of requests that were not rejected. */
   readonly requestSeconds: Histogram;
   readonly steps: number;
+  /** Of requests that got their first token. */
   readonly promptTokens: number;
   readonly generatedTokens: number;
   /** Tokens computed by the engine, prefill (with recomputed ones) and decode. */
   readonly prefillTokensComputed: number;
   readonly decodeTokensComputed: number;
   readonly preemptions: { readonly swap: number; readonly recompute: number };
+  /** Of transfers that landed. */
   readonly transfers: { readonly out: number; readonly in: number };
   readonly transferBytes: { readonly out: number; readonly in: number };
   readonly transferSeconds: { readonly out: number; readonly in: number };
   readonly transferRuns: { readonly out: number; readonly in: number };
   readonly transfersFailed: number;
   readonly stepsFailed: number;
-  /** Blocks by memory and use. `reserved`: held by a request but not yet filled; `moving`: in a transfer. */
-  readonly blocks: Readonly<Record<'device' | 'host', { readonly free: number; readonly used: number; readonly moving: number; readonly total: number }>>;
+  /** Blocks by memory. `used`: owned and in no transfer; `moving`: in a transfer; with `free` they make `total`. */
+  readonly blocks: Readonly<
+    Record<'device' | 'host', { readonly free: number; readonly used: number; readonly moving: number; readonly total: number }>
+  >;
+}
+
+/** Bounds in microseconds of what a step takes, and of what a request takes. */
+const STEP_BOUNDS: readonly Micros[] = [
+  250, 500, 1e3, 2.5e3, 5e3, 1e4, 2e4, 3e4, 5e4, 7.5e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7,
+];
+const REQUEST_BOUNDS: readonly Micros[] = [
+  1e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2e7, 3e7, 6e7, 1.2e8, 3e8, 6e8,
+];
+
+const MICROS_PER_SECOND = 1e6;
+
+/** Collects microseconds (integers, so that sums are exact) and reports seconds. */
+class MicrosHistogram {
+  readonly #bounds: readonly Micros[];
+  readonly #counts: number[];
+  #sum = 0;
+  #count = 0;
+
+  constructor(bounds: readonly Micros[]) {
+    this.#bounds = bounds;
+    this.#counts = new Array<number>(bounds.length + 1).fill(0);
+  }
+
+  observe(micros: Micros): void {
+    let low = 0;
+    let high = this.#bounds.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#bounds[middle] as number) < micros) low = middle + 1;
+      else high = middle;
+    }
+    (this.#counts[low] as number)++;
+    this.#sum += micros;
+    this.#count++;
+  }
+
+  seconds(): Histogram {
+    return {
+      bounds: this.#bounds.map((bound) => bound / MICROS_PER_SECOND),
+      counts: [...this.#counts],
+      sum: this.#sum / MICROS_PER_SECOND,
+      count: this.#count,
+    };
+  }
+}
+
+type Direction = 'out' | 'in';
+
+interface LiveRequest {
+  readonly arrivedAt: Micros;
+  readonly promptTokens: number;
+  phase: Phase;
+  /** The phase in which it runs when it is not swapped. */
+  runningPhase: 'prefilling' | 'decoding';
+  admitted: boolean;
+  /** -1: no token yet. */
+  lastTokenAt: Micros;
+}
+
+interface TransferInFlight {
+  readonly direction: Direction;
+  readonly runs: number;
+  readonly blocks: number;
+}
+
+export class MetricsFold {
+  readonly #blockBytes: number;
+  readonly #live = new Map<RequestId, LiveRequest>();
+  readonly #inFlight = new Map<TransferId, TransferInFlight>();
+  /** Tokens of the step in flight, counted when it is done. */
+  #stepTokens = { prefill: 0, decode: 0 };
+
+  readonly #byPhase: Record<Phase, number> = {
+    queued: 0,
+    prefilling: 0,
+    decoding: 0,
+    'swapping-out': 0,
+    swapped: 0,
+    'swapping-in': 0,
+    done: 0,
+  };
+  readonly #byOutcome: Record<Outcome, number> = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
+  readonly #ttft = new MicrosHistogram(REQUEST_BOUNDS);
+  readonly #tbt = new MicrosHistogram(STEP_BOUNDS);
+  readonly #step = new MicrosHistogram(STEP_BOUNDS);
+  readonly #queue = new MicrosHistogram(REQUEST_BOUNDS);
+  readonly #request = new MicrosHistogram(REQUEST_BOUNDS);
+  readonly #counts = {
+    steps: 0,
+    stepsFailed: 0,
+    transfersFailed: 0,
+    promptTokens: 0,
+    generatedTokens: 0,
+    prefillTokensComputed: 0,
+    decodeTokensComputed: 0,
+  };
+  readonly #preemptions = { swap: 0, recompute: 0 };
+  readonly #transfers = { out: 0, in: 0 };
+  readonly #transferBlocks = { out: 0, in: 0 };
+  readonly #transferMicros = { out: 0, in: 0 };
+  readonly #transferRuns = { out: 0, in: 0 };
+
+  /** `blockBytes`: bytes of one block, all layers. */
+  constructor(options: { readonly blockBytes: number }) {
+    this.#blockBytes = options.blockBytes;
+  }
+
+  /** Takes in an outside fact and what the core decided on it, in that order. */
+  apply(event: Event, effects: readonly Effect[]): void {
+    this.#observe(event);
+    for (const effect of effects) this.#follow(effect, event.at);
+  }
+
+  /** A copy that later events do not change. `blocks`: the two memories as they are now. */
+  snapshot(blocks: MetricsSnapshot['blocks']): MetricsSnapshot {
+    const bytes = (direction: Direction) => this.#transferBlocks[direction] * this.#blockBytes;
+    const seconds = (direction: Direction) => this.#transferMicros[direction] / MICROS_PER_SECOND;
+    return {
+      requestsByPhase: { ...this.#byPhase },
+      finishedByOutcome: { ...this.#byOutcome },
+      ttftSeconds: this.#ttft.seconds(),
+      tbtSeconds: this.#tbt.seconds(),
+      stepSeconds: this.#step.seconds(),
+      queueSeconds: this.#queue.seconds(),
+      requestSeconds: this.#request.seconds(),
+      ...this.#counts,
+      preemptions: { ...this.#preemptions },
+      transfers: { ...this.#transfers },
+      transferBytes: { out: bytes('out'), in: bytes('in') },
+      transferSeconds: { out: seconds('out'), in: seconds('in') },
+      transferRuns: { ...this.#transferRuns },
+      blocks,
+    };
+  }
+
+  #observe(event: Event): void {
+    switch (event.type) {
+      case 'arrived':
+        this.#live.set(event.id, {
+          arrivedAt: event.at,
+          promptTokens: event.promptTokens,
+          phase: 'queued',
+          runningPhase: 'prefilling',
+          admitted: false,
+          lastTokenAt: -1,
+        });
+        this.#byPhase.queued++;
+        return;
+      case 'stepped':
+        this.#counts.steps++;
+        this.#counts.prefillTokensComputed += this.#stepTokens.prefill;
+        this.#counts.decodeTokensComputed += this.#stepTokens.decode;
+        this.#step.observe(event.micros);
+        return;
+      case 'stepFailed':
+        this.#counts.stepsFailed++;
+        return;
+      case 'landed':
+        this.#land(event.transfer, event.micros);
+        return;
+      case 'transferFailed':
+        this.#inFlight.delete(event.transfer);
+        this.#counts.transfersFailed++;
+        return;
+    }
+  }
+
+  #follow(effect: Effect, at: Micros): void {
+    switch (effect.type) {
+      case 'step':
+        this.#stepTokens = this.#tokensOf(effect.items);
+        return;
+      case 'tokens':
+        for (const { id } of effect.items) this.#token(this.#living(id), at);
+        return;
+      case 'admit':
+        this.#admit(this.#living(effect.id), at);
+        return;
+      case 'prefilled':
+        this.#prefilled(this.#living(effect.id));
+        return;
+      case 'swapOut':
+        this.#preemptions.swap++;
+        this.#inFlight.set(effect.transfer, { direction: 'out', runs: effect.runs.length, blocks: effect.blocks });
+        this.#enter(this.#living(effect.id), 'swapping-out');
+        return;
+      case 'swapIn':
+        this.#inFlight.set(effect.transfer, { direction: 'in', runs: effect.runs.length, blocks: effect.blocks });
+        this.#enter(this.#living(effect.id), 'swapping-in');
+        return;
+      case 'settled': {
+        const request = this.#living(effect.id);
+        this.#enter(request, request.phase === 'swapping-out' ? 'swapped' : request.runningPhase);
+        return;
+      }
+      case 'recompute':
+        this.#preemptions.recompute++;
+        this.#enter(this.#living(effect.id), 'queued');
+        return;
+      case 'finish':
+        this.#request.observe(at - this.#living(effect.id).arrivedAt);
+        this.#end(effect.id, effect.outcome);
+        return;
+      case 'reject':
+        this.#end(effect.id, 'rejected');
+        return;
+    }
+  }
+
+  #admit(request: LiveRequest, at: Micros): void {
+    if (!request.admitted) this.#queue.observe(at - request.arrivedAt);
+    request.admitted = true;
+    request.runningPhase = 'prefilling';
+    this.#enter(request, 'prefilling');
+  }
+
+  #prefilled(request: LiveRequest): void {
+    request.runningPhase = 'decoding';
+    this.#enter(request, 'decoding');
+  }
+
+  #token(request: LiveRequest, at: Micros): void {
+    if (request.lastTokenAt >= 0) this.#tbt.observe(at - request.lastTokenAt);
+    else {
+      this.#ttft.observe(at - request.arrivedAt);
+      this.#counts.promptTokens += request.promptTokens;
+    }
+    request.lastTokenAt = at;
+    this.#counts.generatedTokens++;
+  }
+
+  #land(id: TransferId, micros: Micros): void {
+    const transfer = this.#inFlight.get(id);
+    if (transfer === undefined) throw new Error(`metrics: transfer ${id} landed and was not in flight`);
+    const { direction, runs, blocks } = transfer;
+    this.#inFlight.delete(id);
+    this.#transfers[direction]++;
+    this.#transferBlocks[direction] += blocks;
+    this.#transferMicros[direction] += micros;
+    this.#transferRuns[direction] += runs;
+  }
+
+  /** By the phase of each request and not by the count: the last chunk of a prompt may be one token. */
+  #tokensOf(items: readonly StepItem[]): { prefill: number; decode: number } {
+    const tokens = { prefill: 0, decode: 0 };
+    for (const { id, count } of items) {
+      if (this.#living(id).phase === 'decoding') tokens.decode += count;
+      else tokens.prefill += count;
+    }
+    return tokens;
+  }
+
+  #living(id: RequestId): LiveRequest {
+    const request = this.#live.get(id);
+    if (request === undefined) throw new Error(`metrics: request ${id} is not alive`);
+    return request;
+  }
+
+  #enter(request: LiveRequest, phase: Phase): void {
+    this.#byPhase[request.phase]--;
+    this.#byPhase[phase]++;
+    request.phase = phase;
+  }
+
+  #end(id: RequestId, outcome: Outcome): void {
+    this.#enter(this.#living(id), 'done');
+    this.#live.delete(id);
+    this.#byOutcome[outcome]++;
+  }
 }

@@ -48,6 +48,8 @@ export interface TokenLogprobs {
 /** What the engine says of one item of a step, in the order of the plan. */
 export interface SteppedItem {
   readonly id: RequestId;
+  /** Tokens computed, as planned. */
+  readonly count: number;
   /** The sampled token id, or -1 where the item did not sample (a prompt chunk that is not the last). */
   readonly token: number;
   /** The token is one of the request's stop tokens: the request ends with outcome `stop`. */

@@ -4,7 +4,7 @@
  *
  * Plan: header of PLAN_HEADER words [version, sequences, total words, 0], then one record of PLAN_RECORD words per
  * sequence (fields in the order of `Field`), then the lists that records point to by word offset from the start.
- * Result: RESULT_RECORD words per sequence: [token or -1, logprob, number of alternatives, 0, then
+ * Result: RESULT_RECORD words per sequence: [token or -1, logprob, number of alternatives (-1: no logprobs asked for), 0, then
  * TOP_LOGPROBS_MAX x (token, logprob)].
  */
 export const PLAN_VERSION = 1;

@@ -1,0 +1,201 @@
+/**
+ * Hands 1: the native engine, the swap pool and the real clock. Keeps the token ids of open requests (the core knows
+ * lengths only) and turns a step into one flat plan, its result into one event.
+ */
+import { availableParallelism } from 'node:os';
+import { BLOCK_TOKENS, type Config } from '../core/config.js';
+import type { Limits } from '../core/state.js';
+import type { Content, Micros, RequestId, Run, SteppedItem } from '../core/types.js';
+import { FastswitchError } from '../errors.js';
+import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
+import { createEngine, createStore, destroyEngine, destroyStore } from '../native/index.js';
+import { loadModel } from '../native/model.js';
+import { RESULT_RECORD } from '../native/plan.js';
+import { createPools, type Pools } from '../native/pool.js';
+import type { EngineSpec } from '../native/spec.js';
+import type { Answer, EnginePort, Hands, StepEffect, SwapEffect, TransfersPort } from './ports.js';
+import type { SystemInfo } from './system.js';
+
+/** The engine and both memories, opened as the config says; `makeHands` is called once. */
+export interface Live {
+  readonly info: SystemInfo;
+  readonly limits: Limits;
+  readonly makeHands: (answer: Answer) => Hands;
+}
+
+/** Loads the model and allocates both memories. Throws FastswitchError `bad_model`, `bad_config`, `native_missing`. */
+export function openLive(config: Config): Live {
+  const model = loadModel(config.model, { maxContext: config.maxContext });
+  const kvDtype = config.kvDtype === 'auto' ? (model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
+  const blockBytes = bytesOfBlock(model.spec, kvDtype);
+  const deviceBlocks = Math.floor(config.deviceKvBytes / blockBytes);
+  const hostBlocks = Math.floor(config.hostKvBytes / blockBytes);
+  if (deviceBlocks < 2) {
+    throw new FastswitchError(
+      'bad_config',
+      `--device-kv ${config.deviceKvBytes} holds ${deviceBlocks} blocks of ${blockBytes} bytes; give at least ${2 * blockBytes} bytes`,
+    );
+  }
+  const engine = createEngine(model.spec, {
+    threads: config.threads === 0 ? availableParallelism() : config.threads,
+    quantize: config.quantize,
+    kvDtype,
+    isa: config.isa,
+    maxBatchTokens: config.maxBatchTokens,
+    maxSequences: config.maxRunning,
+  });
+  const store = createStore({ blockBytes, deviceBlocks, hostBlocks });
+  const info: SystemInfo = {
+    contextTokensMax: Math.min(model.spec.positions, deviceBlocks * BLOCK_TOKENS),
+    vocabularySize: model.spec.vocabulary,
+    blockTokens: BLOCK_TOKENS,
+    blockBytes,
+    deviceBlocks,
+    hostBlocks,
+  };
+  const { policy, maxBatchTokens, maxRunning, maxQueued } = config;
+  const destroy = () => {
+    destroyEngine(engine);
+    destroyStore(store);
+  };
+  return {
+    info,
+    limits: { policy, deviceBlocks, hostBlocks, maxBatchTokens, maxRunning, maxQueued },
+    makeHands: (answer) => {
+      const pools = createPools({ swapThreads: config.swapThreads });
+      return liveHands({ pools, engine, store, maxRunning, destroy }, answer);
+    },
+  };
+}
+
+/** A block holds K and V of BLOCK_TOKENS tokens for all layers: [layer][K,V][token][KV head][head dim]. */
+function bytesOfBlock(spec: EngineSpec, kvDtype: 'f32' | 'bf16'): number {
+  return spec.layers * 2 * BLOCK_TOKENS * spec.kvHeads * spec.headDim * (kvDtype === 'f32' ? 4 : 2);
+}
+
+interface LiveOptions {
+  readonly pools: Pools;
+  /** Numbers of the native engine and store. */
+  readonly engine: number;
+  readonly store: number;
+  readonly maxRunning: number;
+  /** Called last by `close`, when nothing runs any more. */
+  readonly destroy: () => void;
+}
+
+function liveHands(options: LiveOptions, answer: Answer): Hands {
+  const clock = liveClock(answer);
+  const inFlight = new Set<Promise<void>>();
+  // Answers exactly once, after the call has returned: a promise settles later by its nature.
+  const track = (work: Promise<void>) => {
+    inFlight.add(work);
+    void work.finally(() => inFlight.delete(work));
+  };
+  return {
+    engine: liveEngine(options, answer, track),
+    transfers: liveTransfers(options, answer, track),
+    clock,
+    async close() {
+      clock.stop();
+      await Promise.all(inFlight);
+      await options.pools.close();
+      options.destroy();
+    },
+  };
+}
+
+type Track = (work: Promise<void>) => void;
+
+function liveTransfers({ pools, store }: LiveOptions, answer: Answer, track: Track): TransfersPort {
+  return {
+    start({ type, transfer, runs }: SwapEffect) {
+      const direction = type === 'swapOut' ? 'out' : 'in';
+      track(
+        pools.copy(store, direction, flatRuns(runs)).then(
+          (micros) => answer({ type: 'landed', transfer, micros }),
+          (error: Error) => answer({ type: 'transferFailed', transfer, error: error.message }),
+        ),
+      );
+    },
+  };
+}
+
+/** [from, to, blocks] for each run, in memory that a worker can read without a copy. */
+function flatRuns(runs: readonly Run[]): Int32Array {
+  const flat = new Int32Array(new SharedArrayBuffer(12 * runs.length));
+  runs.forEach((run, index) => flat.set([run.from, run.to, run.blocks], 3 * index));
+  return flat;
+}
+
+function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: Answer, track: Track): EnginePort {
+  const open = new Map<RequestId, SequenceContent>();
+  const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * maxRunning));
+  let plan = new Int32Array(new SharedArrayBuffer(1 << 16));
+  const contentOf = (id: RequestId) => {
+    const content = open.get(id);
+    if (content === undefined) throw new Error(`step for request ${id}, which is not open`);
+    return content;
+  };
+  const read = (effect: StepEffect): SteppedItem[] =>
+    effect.items.map(({ id, count }, index) => {
+      const { token, logprobs } = resultOf(result, index);
+      const content = contentOf(id);
+      if (token >= 0) content.append(token);
+      return { id, count, token, ended: token >= 0 && content.stops.has(token), logprobs };
+    });
+  return {
+    open: (id, content) => void open.set(id, sequenceOf(content)),
+    close: (id) => void open.delete(id),
+    step(effect: StepEffect) {
+      const words = stepWords(effect.items, contentOf);
+      if (plan.length < words) plan = new Int32Array(new SharedArrayBuffer(8 * words));
+      encodeStep(plan, effect.items, contentOf);
+      track(
+        pools.step(engine, store, plan, result).then(
+          (micros) => answer({ type: 'stepped', step: effect.step, micros, items: read(effect) }),
+          (error: Error) => answer({ type: 'stepFailed', step: effect.step, error: error.message }),
+        ),
+      );
+    },
+  };
+}
+
+/** The token ids of one request, growing as it generates. */
+function sequenceOf(content: Content): SequenceContent {
+  let tokens = new Int32Array(content.promptTokens.length + 64);
+  tokens.set(content.promptTokens);
+  let length = content.promptTokens.length;
+  return {
+    sampling: content.sampling,
+    promptTokens: length,
+    stops: new Set(content.stopTokens),
+    append(token: number) {
+      if (length === tokens.length) {
+        const larger = new Int32Array(2 * length);
+        larger.set(tokens);
+        tokens = larger;
+      }
+      tokens[length] = token;
+      length += 1;
+    },
+    tokens: () => tokens.subarray(0, length),
+  };
+}
+
+function liveClock(answer: Answer) {
+  const zero = process.hrtime.bigint();
+  let timer: NodeJS.Timeout | null = null;
+  const now = (): Micros => Number((process.hrtime.bigint() - zero) / 1000n);
+  const stop = () => {
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+  };
+  return {
+    now,
+    wakeAt(at: Micros) {
+      stop();
+      timer = setTimeout(() => answer({ type: 'woken' }), Math.max(0, Math.ceil((at - now()) / 1000)));
+    },
+    stop,
+  };
+}

@@ -1,0 +1,213 @@
+/**
+ * The system on a worker thread of its own: this file is both ends of the port between face and engine room, and the
+ * messages that cross it. Plain data, batched: all commands of one turn go in one message, and so do all tokens and
+ * ends of one step.
+ */
+import { type MessagePort, Worker } from 'node:worker_threads';
+import type { Config } from '../core/config.js';
+import type { MetricsSnapshot } from '../core/metrics.js';
+import type { AbortReason, EmittedToken, RequestId, TokenLogprobs } from '../core/types.js';
+import { type ErrorCode, FastswitchError } from '../errors.js';
+import type { Listener, RequestEnd } from './ports.js';
+import { Listeners } from './stream.js';
+import { Runtime, type RuntimeOptions, type Sink, type SubmitRequest, type System, type SystemInfo } from './system.js';
+
+type Command =
+  | { readonly type: 'submit'; readonly id: RequestId; readonly request: SubmitRequest }
+  | { readonly type: 'abort'; readonly id: RequestId; readonly reason: AbortReason }
+  | { readonly type: 'reprioritize'; readonly id: RequestId; readonly priority: number }
+  | { readonly type: 'snapshot' | 'drain' | 'close'; readonly call: number };
+
+type Report =
+  | { readonly type: 'ready'; readonly info: SystemInfo }
+  | { readonly type: 'unfit'; readonly code: ErrorCode; readonly message: string }
+  | {
+      readonly type: 'products';
+      /** Three words a token: [request, index, token]. */
+      readonly tokens: Int32Array;
+      /** By position in `tokens`; null when nobody asked for any. */
+      readonly logprobs: readonly (TokenLogprobs | null)[] | null;
+      readonly ends: readonly (readonly [RequestId, RequestEnd])[];
+    }
+  | { readonly type: 'answer'; readonly call: number; readonly value: MetricsSnapshot | null }
+  | { readonly type: 'failed'; readonly message: string };
+
+/** Starts the worker, loads the model there, and resolves when it serves. Throws FastswitchError where it cannot. */
+export async function createThreadedSystem(config: Config): Promise<System> {
+  const worker = new Worker(new URL('./thread-worker.js', import.meta.url), { workerData: config });
+  const info = await new Promise<SystemInfo>((resolve, reject) => {
+    worker.once('error', reject);
+    worker.once('message', (report: Report) => {
+      if (report.type === 'ready') resolve(report.info);
+      else if (report.type === 'unfit') reject(new FastswitchError(report.code, report.message));
+      else reject(new Error(`the system thread said ${report.type} before it was ready`));
+    });
+  });
+  worker.removeAllListeners('error');
+  return new ThreadedSystem(worker, info);
+}
+
+class ThreadedSystem implements System {
+  readonly info: SystemInfo;
+  readonly failed: Promise<Error>;
+  readonly #worker: Worker;
+  readonly #listeners = new Listeners();
+  readonly #calls = new Map<number, (value: MetricsSnapshot | null) => void>();
+  #commands: Command[] = [];
+  #lastCall = 0;
+  #closing = false;
+  #failure: Error | null = null;
+  #reportFailure: (error: Error) => void = () => {};
+
+  constructor(worker: Worker, info: SystemInfo) {
+    this.info = info;
+    this.#worker = worker;
+    this.failed = new Promise((resolve) => {
+      this.#reportFailure = resolve;
+    });
+    worker.on('message', (report: Report) => this.#receive(report));
+    worker.on('error', (error) => this.#fail(error));
+    worker.on('exit', (code) => {
+      if (!this.#closing) this.#fail(new Error(`the system thread ended with code ${code}`));
+    });
+  }
+
+  submit(request: SubmitRequest, listener: Listener): RequestId {
+    const id = this.#listeners.open(listener);
+    if (this.#failure !== null) queueMicrotask(() => this.#listeners.end(id, brokenEnd(this.#failure as Error)));
+    else this.#send({ type: 'submit', id, request });
+    return id;
+  }
+
+  abort(id: RequestId, reason: AbortReason): void {
+    this.#send({ type: 'abort', id, reason });
+  }
+
+  reprioritize(id: RequestId, priority: number): void {
+    this.#send({ type: 'reprioritize', id, priority });
+  }
+
+  async snapshot(): Promise<MetricsSnapshot> {
+    const value = await this.#call('snapshot');
+    if (value === null) throw new FastswitchError('engine_failed', 'the engine has stopped; restart the server');
+    return value;
+  }
+
+  async drain(): Promise<void> {
+    await this.#call('drain');
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    await this.#call('close');
+    await this.#worker.terminate();
+  }
+
+  #call(type: 'snapshot' | 'drain' | 'close'): Promise<MetricsSnapshot | null> {
+    if (this.#failure !== null) return Promise.resolve(null);
+    this.#lastCall += 1;
+    const call = this.#lastCall;
+    this.#send({ type, call });
+    return new Promise((resolve) => this.#calls.set(call, resolve));
+  }
+
+  #send(command: Command): void {
+    this.#commands.push(command);
+    if (this.#commands.length > 1) return;
+    queueMicrotask(() => {
+      this.#worker.postMessage(this.#commands);
+      this.#commands = [];
+    });
+  }
+
+  #receive(report: Report): void {
+    if (report.type === 'products') {
+      const { tokens, logprobs, ends } = report;
+      const items: EmittedToken[] = [];
+      for (let at = 0; at < tokens.length; at += 3) {
+        const [id, index, token] = [tokens[at] as number, tokens[at + 1] as number, tokens[at + 2] as number];
+        items.push({ id, index, token, logprobs: logprobs?.[at / 3] ?? null });
+      }
+      this.#listeners.tokens(items);
+      for (const [id, end] of ends) this.#listeners.end(id, end);
+    } else if (report.type === 'answer') {
+      this.#calls.get(report.call)?.(report.value);
+      this.#calls.delete(report.call);
+    } else if (report.type === 'failed') {
+      this.#fail(new Error(report.message));
+    }
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failure !== null) return;
+    this.#failure = error instanceof Error ? error : new Error(String(error));
+    this.#listeners.endAll(brokenEnd(this.#failure));
+    for (const resolve of this.#calls.values()) resolve(null);
+    this.#calls.clear();
+    this.#reportFailure(this.#failure);
+  }
+}
+
+function brokenEnd(error: Error): RequestEnd {
+  return { outcome: 'failed', code: 'engine_failed', message: `the engine stopped: ${error.message}`, retryAfterSeconds: null };
+}
+
+/** The worker's end: runs a system behind `port`. */
+export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<RuntimeOptions, 'sink' | 'blockBytes'>): void {
+  const post = (report: Report) => port.postMessage(report);
+  const runtime = new Runtime({ ...options, blockBytes: info.blockBytes, sink: batchingSink(post) });
+  const answer = (call: number, value: MetricsSnapshot | null) => post({ type: 'answer', call, value });
+  const obey = (command: Command) => {
+    switch (command.type) {
+      case 'submit':
+        return runtime.submit(command.id, command.request);
+      case 'abort':
+        return runtime.deliver({ type: 'aborted', id: command.id, reason: command.reason });
+      case 'reprioritize':
+        return runtime.deliver({ type: 'reprioritized', id: command.id, priority: command.priority });
+      case 'snapshot':
+        return answer(command.call, runtime.snapshot());
+      case 'drain':
+        return void runtime.drain().then(() => answer(command.call, null));
+      case 'close':
+        return void runtime.close().then(() => answer(command.call, null));
+    }
+  };
+  port.on('message', (commands: readonly Command[]) => commands.forEach(obey));
+  post({ type: 'ready', info });
+}
+
+/** Collects what one delivery produces and posts it as one message. */
+function batchingSink(post: (report: Report) => void): Sink {
+  let tokens: EmittedToken[] = [];
+  let ends: [RequestId, RequestEnd][] = [];
+  let scheduled = false;
+  const flush = () => {
+    scheduled = false;
+    const words = new Int32Array(3 * tokens.length);
+    tokens.forEach((item, index) => words.set([item.id, item.index, item.token], 3 * index));
+    const logprobs = tokens.some((item) => item.logprobs !== null) ? tokens.map((item) => item.logprobs) : null;
+    post({ type: 'products', tokens: words, logprobs, ends });
+    tokens = [];
+    ends = [];
+  };
+  const schedule = () => {
+    if (scheduled) return;
+    scheduled = true;
+    queueMicrotask(flush);
+  };
+  return {
+    tokens(items) {
+      tokens.push(...items);
+      schedule();
+    },
+    end(id, end) {
+      ends.push([id, end]);
+      schedule();
+    },
+    failed(error) {
+      if (scheduled) flush();
+      post({ type: 'failed', message: error.message });
+    },
+  };
+}

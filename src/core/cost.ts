@@ -1,0 +1,257 @@
+/**
+ * What a step and a transfer cost, in microseconds: known parameters of a machine (the simulation's truth), and a model
+ * fitted on what was seen lately (the policy's guess). Both are deliberately coarse: they must rank alternatives, not
+ * reproduce a machine.
+ */
+import type { Micros } from './types.js';
+
+/** What a step is made of. */
+export interface StepFeatures {
+  readonly prefillTokens: number;
+  readonly decodeSequences: number;
+  /** Tokens of context that the sequences of the step attend to, together. */
+  readonly contextTokens: number;
+}
+
+export type Direction = 'out' | 'in';
+
+/** A machine with a model on it. Rates are what is reached, not what is printed on the box. */
+export interface HardwareProfile {
+  /** Of a step, whatever is in it. */
+  readonly stepMicros: Micros;
+  /** Of a step, for each sequence that decodes. */
+  readonly sequenceMicros: Micros;
+  readonly weightBytes: number;
+  readonly kvBytesPerToken: number;
+  readonly memoryBytesPerMicro: number;
+  /** To compute one token when the arithmetic is what limits. */
+  readonly tokenMicros: Micros;
+  /** To hand one copy to the driver. */
+  readonly dispatchMicros: Micros;
+  /** Of one copy beyond its bytes. */
+  readonly copyMicros: Micros;
+  /** Of the link between device and host, one way. */
+  readonly linkBytesPerMicro: number;
+}
+
+/**
+ * Llama-3-8B and Qwen1.5-32B on the machines of the FastSwitch paper (arXiv 2411.18424): 16 bit weights, data sheet rates
+ * (A10 600 GB/s and 125 TFLOPS, A100 2.0 TB/s and 312 TFLOPS) times the shares reached in profiles published with the
+ * Vidur simulator (0.71 of memory, 0.67 of arithmetic), 24.8 GB/s over PCIe 4, 6 us to dispatch a copy.
+ */
+export const LLAMA_8B_ON_A10: HardwareProfile = Object.freeze({
+  stepMicros: 3000,
+  sequenceMicros: 20,
+  weightBytes: 14.96 * 2 ** 30,
+  kvBytesPerToken: 128 * 1024,
+  memoryBytesPerMicro: 0.71 * 600e3,
+  tokenMicros: (14.96 * 2 ** 30) / (0.67 * 125e6),
+  dispatchMicros: 6,
+  copyMicros: 1.5,
+  linkBytesPerMicro: 24.8e3,
+});
+
+export const QWEN_32B_ON_A100: HardwareProfile = Object.freeze({
+  ...LLAMA_8B_ON_A10,
+  weightBytes: 60.6 * 2 ** 30,
+  kvBytesPerToken: 256 * 1024,
+  memoryBytesPerMicro: 0.71 * 2000e3,
+  tokenMicros: (60.6 * 2 ** 30) / (0.67 * 312e6),
+});
+
+/** The roofline: reading weights and context, or computing the tokens, whichever takes longer; plus launching it. */
+export function stepMicros(profile: HardwareProfile, features: StepFeatures): Micros {
+  const { prefillTokens, decodeSequences, contextTokens } = features;
+  const read = (profile.weightBytes + contextTokens * profile.kvBytesPerToken) / profile.memoryBytesPerMicro;
+  const computed = (prefillTokens + decodeSequences) * profile.tokenMicros;
+  return profile.stepMicros + decodeSequences * profile.sequenceMicros + Math.max(read, computed);
+}
+
+/**
+ * `runs` copies of `bytes` together, one behind the other: each costs its dispatch or its bytes, whichever takes longer.
+ * Takes the copies as equally long; where they are not, the truth is a little more.
+ */
+export function transferMicros(profile: HardwareProfile, runs: number, bytes: number): Micros {
+  if (runs === 0) return 0;
+  return runs * Math.max(profile.dispatchMicros, bytes / runs / profile.linkBytesPerMicro + profile.copyMicros);
+}
+
+/** Microseconds per unit of each feature, before anything was measured. Only their ratios count after the first one. */
+export interface CostPrior {
+  readonly step: {
+    readonly base: Micros;
+    readonly prefillToken: Micros;
+    readonly decodeSequence: Micros;
+    readonly contextToken: Micros;
+  };
+  readonly transfer: { readonly base: Micros; readonly run: Micros; readonly byte: Micros };
+}
+
+/** A small model on a few cores; memory copied at 5 GB/s. */
+const SMALL_MACHINE: CostPrior = {
+  step: { base: 500, prefillToken: 100, decodeSequence: 200, contextToken: 0.2 },
+  transfer: { base: 50, run: 2, byte: 0.0002 },
+};
+
+/** Observations remembered for each kind. */
+const RECENT = 32;
+/**
+ * What it costs to double a coefficient of the prior, in squared relative residuals: the square of the noise over that of
+ * how far off a prior may well be (20 times). Enough to settle what the observations leave open, no more.
+ */
+const PRIOR_WEIGHT = 1e-6;
+/** Rounds of fitting in which what lies far off loses its weight. */
+const ROBUST_ROUNDS = 3;
+/** Relative residuals up to about this size are noise, not outliers. */
+const NOISE = 0.02;
+
+interface Observation {
+  readonly features: readonly number[];
+  readonly micros: Micros;
+}
+
+/**
+ * micros = features x coefficients, fitted on the last observations: weighted least squares on relative residuals, pulled
+ * weakly towards the prior, coefficients never below 0. Fits when asked and something new was seen.
+ */
+class RecentFit {
+  readonly #prior: readonly number[];
+  readonly #recent: Observation[] = [];
+  #next = 0;
+  #coefficients: readonly number[] | null;
+
+  /** All coefficients of the prior are above 0. */
+  constructor(prior: readonly number[]) {
+    this.#prior = prior;
+    this.#coefficients = prior;
+  }
+
+  observe(features: readonly number[], micros: Micros): void {
+    this.#recent[this.#next] = { features, micros: Math.max(1, micros) };
+    this.#next = (this.#next + 1) % RECENT;
+    this.#coefficients = null;
+  }
+
+  predict(features: readonly number[]): Micros {
+    this.#coefficients ??= this.#fit();
+    return dot(this.#coefficients, features);
+  }
+
+  #fit(): readonly number[] {
+    // A prior of the wrong size but the right shape is scaled first, so that one observation suffices to be usable.
+    const scale = median(this.#recent.map(({ features, micros }) => micros / Math.max(1e-9, dot(this.#prior, features))));
+    const prior = this.#prior.map((coefficient) => coefficient * scale);
+    let coefficients: readonly number[] = prior;
+    for (let round = 0; round < ROBUST_ROUNDS; round++) coefficients = this.#refit(coefficients, prior);
+    return coefficients;
+  }
+
+  /**
+   * One round: weights from the residuals of the last coefficients (Cauchy's), then least squares. The unknowns are the
+   * ratios of coefficients to their prior, which are all of about the same size.
+   */
+  #refit(last: readonly number[], prior: readonly number[]): readonly number[] {
+    const predicted = this.#recent.map(({ features }) => Math.max(1, dot(last, features)));
+    const residuals = this.#recent.map(({ micros }, k) => Math.abs(micros / (predicted[k] as number) - 1));
+    const width = Math.max(NOISE, 2 * median(residuals));
+    const size = prior.length;
+    const rows = prior.map((_, i) =>
+      Float64Array.from({ length: size + 1 }, (_, j) => (j === i || j === size ? PRIOR_WEIGHT : 0)),
+    );
+    for (const [k, { features, micros }] of this.#recent.entries()) {
+      const weight = 1 / (1 + ((residuals[k] as number) / width) ** 2) / (predicted[k] as number) ** 2;
+      for (let i = 0; i < size; i++) {
+        const row = rows[i] as Float64Array;
+        const weighted = weight * (features[i] as number) * (prior[i] as number);
+        for (let j = 0; j < size; j++) (row[j] as number) += weighted * (features[j] as number) * (prior[j] as number);
+        (row[size] as number) += weighted * micros;
+      }
+    }
+    return solveNotNegative(rows).map((ratio, k) => ratio * (prior[k] as number));
+  }
+}
+
+/**
+ * Solves the normal equations of a few unknowns, `rows` being a positive definite matrix with the right side as its last
+ * column. An unknown that comes out below 0 is taken as 0 and the others are solved again: not always the best
+ * solution above 0, but a usable one.
+ */
+function solveNotNegative(rows: readonly Float64Array[]): number[] {
+  const size = rows.length;
+  const kept = rows.map((_, k) => k);
+  for (;;) {
+    const solution = solve(kept.map((i) => [...kept, size].map((j) => rows[i]?.[j] as number)));
+    const least = Math.min(0, ...solution);
+    if (least === 0) return rows.map((_, k) => solution[kept.indexOf(k)] ?? 0);
+    kept.splice(solution.indexOf(least), 1);
+  }
+}
+
+/** Gauss's elimination; a positive definite matrix needs no pivots. */
+function solve(rows: number[][]): number[] {
+  const size = rows.length;
+  for (let k = 0; k < size; k++) {
+    const pivot = rows[k] as number[];
+    for (let i = k + 1; i < size; i++) {
+      const row = rows[i] as number[];
+      const factor = (row[k] as number) / (pivot[k] as number);
+      for (let j = k; j <= size; j++) (row[j] as number) -= factor * (pivot[j] as number);
+    }
+  }
+  const solution = new Array<number>(size).fill(0);
+  for (let k = size - 1; k >= 0; k--) {
+    const row = rows[k] as number[];
+    let rest = row[size] as number;
+    for (let j = k + 1; j < size; j++) rest -= (row[j] as number) * (solution[j] as number);
+    solution[k] = rest / (row[k] as number);
+  }
+  return solution;
+}
+
+function dot(coefficients: readonly number[], features: readonly number[]): number {
+  let sum = 0;
+  for (let k = 0; k < coefficients.length; k++) sum += (coefficients[k] as number) * (features[k] as number);
+  return sum;
+}
+
+/** The middle value, the upper one of two. There is at least one. */
+function median(values: readonly number[]): number {
+  const sorted = Float64Array.from(values).sort();
+  return sorted[sorted.length >> 1] as number;
+}
+
+/** Predicts from the last 32 steps and the last 32 transfers of each direction. */
+export class CostModel {
+  readonly #step: RecentFit;
+  readonly #transfers: Readonly<Record<Direction, RecentFit>>;
+
+  /** `prior`: coefficients above 0, used alone until something was seen. */
+  constructor(prior: CostPrior = SMALL_MACHINE) {
+    const { base, prefillToken, decodeSequence, contextToken } = prior.step;
+    const transfer = [prior.transfer.base, prior.transfer.run, prior.transfer.byte];
+    this.#step = new RecentFit([base, prefillToken, decodeSequence, contextToken]);
+    this.#transfers = { out: new RecentFit(transfer), in: new RecentFit(transfer) };
+  }
+
+  observeStep(features: StepFeatures, micros: Micros): void {
+    this.#step.observe(stepVector(features), micros);
+  }
+
+  /** At least 0; not rounded. */
+  predictStep(features: StepFeatures): Micros {
+    return this.#step.predict(stepVector(features));
+  }
+
+  observeTransfer(direction: Direction, runs: number, bytes: number, micros: Micros): void {
+    this.#transfers[direction].observe([1, runs, bytes], micros);
+  }
+
+  /** At least 0; not rounded. */
+  predictTransfer(direction: Direction, runs: number, bytes: number): Micros {
+    return this.#transfers[direction].predict([1, runs, bytes]);
+  }
+}
+
+function stepVector({ prefillTokens, decodeSequences, contextTokens }: StepFeatures): readonly number[] {
+  return [1, prefillTokens, decodeSequences, contextTokens];
+}

@@ -1,0 +1,159 @@
+/**
+ * decide(state, event) -> effects: the only file that branches over every event. It brings the state up to date with
+ * what has happened, then lets placement decide what to do about it.
+ *
+ * Pure in the sense that matters: no clock, no randomness, no I/O. The same events give the same effects.
+ */
+import { place, recompute } from './placement.js';
+import { type Acts, adopt, blocksFor, enter, newRequest, type Request, rerank, type State } from './state.js';
+import type { AbortReason, Effect, EmittedToken, Event, Outcome, SteppedItem } from './types.js';
+
+type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
+
+/** Takes in one outside event and returns what to do now, in order. Changes `state` in place. */
+export function decide(state: State, event: Event): Effect[] {
+  const acts: Acts = { before: [], step: null, moves: [] };
+  apply(state, event, acts);
+  place(state, acts);
+  if (acts.step !== null) acts.before.push(acts.step);
+  return acts.moves.length === 0 ? acts.before : acts.before.concat(acts.moves);
+}
+
+function apply(state: State, event: Event, acts: Acts): void {
+  switch (event.type) {
+    case 'arrived':
+      return arrived(state, event, acts);
+    case 'aborted':
+      return aborted(state, event, acts);
+    case 'stepped':
+      return stepped(state, event, acts);
+    case 'stepFailed':
+      return stepFailed(state, event, acts);
+    case 'landed':
+      return landed(state, event, acts);
+    case 'transferFailed':
+      return transferFailed(state, event, acts);
+    case 'reprioritized': {
+      const request = state.requests.get(event.id);
+      if (request !== undefined) rerank(state, request, event.priority);
+      return;
+    }
+    case 'draining':
+      state.draining = true;
+      return;
+    case 'woken':
+      return;
+  }
+}
+
+function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
+  if (state.requests.has(event.id)) throw new Error(`request ${event.id} arrived twice`);
+  const reject = (code: 'queue_full' | 'draining' | 'too_large') => acts.before.push({ type: 'reject', id: event.id, code });
+  if (state.draining) return void reject('draining');
+  if (blocksFor(event.promptTokens + event.maxTokens) > state.limits.deviceBlocks) return void reject('too_large');
+  if (state.waiting.length >= state.limits.maxQueued) return void reject('queue_full');
+  adopt(state, newRequest(event, event.at));
+}
+
+/** Ends a request that nothing in flight holds. */
+function finish(state: State, request: Request, outcome: Outcome, error: string | null, acts: Acts): void {
+  state.device.release(request.id);
+  state.host.release(request.id);
+  enter(state, request, 'done');
+  state.requests.delete(request.id);
+  acts.before.push({ type: 'finish', id: request.id, outcome, error });
+}
+
+function outcomeOf(reason: AbortReason): Outcome {
+  return reason === 'stop' ? 'stop' : 'aborted';
+}
+
+function aborted(state: State, event: EventOf<'aborted'>, acts: Acts): void {
+  const request = state.requests.get(event.id);
+  if (request === undefined || request.ending !== null) return; // it has ended, or is about to
+  const inFlight = request.stepping || request.phase === 'swapping-out' || request.phase === 'swapping-in';
+  if (!inFlight) return finish(state, request, outcomeOf(event.reason), null, acts);
+  request.ending = outcomeOf(event.reason);
+  acts.before.push({ type: 'ending', id: request.id });
+}
+
+/** The requests of the step that came back, in plan order, no longer held by it. */
+function takeStep(state: State, step: number): Request[] {
+  if (step !== state.step) throw new Error(`step ${step} came back, but step ${state.step} is in flight`);
+  state.step = 0;
+  const requests = state.active.filter((request) => request.stepping);
+  for (const request of requests) request.stepping = false;
+  return requests;
+}
+
+function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
+  const inStep = takeStep(state, event.step).length;
+  if (inStep !== event.items.length) throw new Error(`step ${event.step} held ${inStep} requests and answered for ${event.items.length}`);
+  const tokens: EmittedToken[] = [];
+  const ended: { request: Request; outcome: Outcome }[] = [];
+  const prefilled: Request[] = [];
+  for (const item of event.items) {
+    const request = state.requests.get(item.id);
+    if (request === undefined) throw new Error(`step ${event.step} answered for request ${item.id}, which is not alive`);
+    request.computed += item.count;
+    if (request.ending !== null) {
+      ended.push({ request, outcome: request.ending });
+      continue;
+    }
+    if (item.token < 0) continue;
+    if (request.phase === 'prefilling') prefilled.push(request);
+    const outcome = takeToken(request, item, tokens);
+    if (outcome !== null) ended.push({ request, outcome });
+  }
+  for (const request of prefilled) {
+    enter(state, request, 'decoding');
+    acts.before.push({ type: 'prefilled', id: request.id });
+  }
+  if (tokens.length > 0) acts.before.push({ type: 'tokens', items: tokens });
+  for (const { request, outcome } of ended) finish(state, request, outcome, null, acts);
+}
+
+/** Counts a sampled token; a stop token ends the request and is still emitted, so that the face sees the whole. */
+function takeToken(request: Request, item: SteppedItem, tokens: EmittedToken[]): Outcome | null {
+  tokens.push({ id: request.id, index: request.generated, token: item.token, logprobs: item.logprobs });
+  request.generated += 1;
+  if (item.ended) return 'stop';
+  return request.generated >= request.maxTokens ? 'length' : null;
+}
+
+/** The engine could not compute the batch. Its members fail; everyone else goes on. */
+function stepFailed(state: State, event: EventOf<'stepFailed'>, acts: Acts): void {
+  for (const request of takeStep(state, event.step)) {
+    if (request.ending !== null) finish(state, request, request.ending, null, acts);
+    else finish(state, request, 'failed', event.error, acts);
+  }
+}
+
+function takeTransfer(state: State, transfer: number): Request {
+  const request = state.moving.get(transfer);
+  if (request === undefined) throw new Error(`transfer ${transfer} came back, but is not in flight`);
+  state.moving.delete(transfer);
+  state.device.settle(request.id);
+  state.host.settle(request.id);
+  return request;
+}
+
+function landed(state: State, event: EventOf<'landed'>, acts: Acts): void {
+  const request = takeTransfer(state, event.transfer);
+  if (request.phase === 'swapping-out') {
+    state.device.release(request.id);
+    enter(state, request, 'swapped');
+  } else {
+    state.host.release(request.id);
+    enter(state, request, request.resumeAs);
+  }
+  acts.before.push({ type: 'settled', id: request.id });
+  if (request.ending !== null) finish(state, request, request.ending, null, acts);
+}
+
+/** A copy that failed may have written anything: both sides are given up and the request is computed again. */
+function transferFailed(state: State, event: EventOf<'transferFailed'>, acts: Acts): void {
+  const request = takeTransfer(state, event.transfer);
+  recompute(state, request, acts);
+  if (request.ending !== null) finish(state, request, request.ending, null, acts);
+}

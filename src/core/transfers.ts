@@ -1,0 +1,41 @@
+/**
+ * Blocks -> runs: a transfer copies a request's blocks position by position from one memory to the other, and
+ * neighbours that are contiguous on both sides go in one copy.
+ */
+import type { Run } from './types.js';
+
+/**
+ * The copies that move block table `from` onto block table `to`, in order of position. As few as there can be: a run
+ * ends only where one side is not contiguous. The tables must be of equal length.
+ */
+export function runsBetween(from: readonly number[], to: readonly number[]): Run[] {
+  const length = checkedLength(from, to);
+  const runs: Run[] = [];
+  let start = 0;
+  for (let position = 1; position <= length; position++) {
+    if (continues(from, to, position)) continue;
+    runs.push({ from: from[start] as number, to: to[start] as number, blocks: position - start });
+    start = position;
+  }
+  return runs;
+}
+
+/** How many runs `runsBetween` returns, without building them. */
+export function runCount(from: readonly number[], to: readonly number[]): number {
+  const length = checkedLength(from, to);
+  let count = 0;
+  for (let position = 1; position <= length; position++) {
+    if (!continues(from, to, position)) count++;
+  }
+  return count;
+}
+
+function checkedLength(from: readonly number[], to: readonly number[]): number {
+  if (from.length !== to.length) throw new Error(`transfers: ${from.length} blocks onto ${to.length}`);
+  return from.length;
+}
+
+/** The block at this position follows the one before it in both memories (never behind the last position). */
+function continues(from: readonly number[], to: readonly number[], position: number): boolean {
+  return from[position] === (from[position - 1] as number) + 1 && to[position] === (to[position - 1] as number) + 1;
+}

@@ -1,0 +1,109 @@
+/**
+ * Turns a conversation into the text the model was trained on, by the checkpoint's own Jinja template.
+ *
+ * A template is somebody else's program: it runs with a time limit, cannot reach anything but its variables, and its
+ * output has a size limit.
+ */
+import { createContext, Script } from 'node:vm';
+import { Template } from '@huggingface/jinja';
+import { FastswitchError } from '../errors.js';
+import type { ControlTokens } from './control-tokens.js';
+
+/** Time for one rendering; a usual template needs well under a millisecond. */
+const RENDER_MILLIS_MAX = 250;
+/** Characters that a template may add to what it was given. */
+const RENDER_EXTRA_CHARACTERS_MAX = 4_000_000;
+
+export interface ChatMessage {
+  readonly role: 'system' | 'developer' | 'user' | 'assistant';
+  readonly content: string;
+  /** Name of the speaker, for templates that show it. */
+  readonly name: string | null;
+}
+
+export type TemplateValue = string | number | boolean;
+
+/** What the template sees besides the messages. */
+export interface TemplateOptions {
+  /** End with the opening of the assistant's turn. */
+  readonly addGenerationPrompt: boolean;
+  /** Variables of the client's choosing, such as Qwen3's `enable_thinking`. */
+  readonly variables: ReadonlyMap<string, TemplateValue>;
+}
+
+// `vm` can stop a synchronous function that will not end, wherever that function was made. The context is empty but
+// for the job, and the script does nothing but call it.
+const room: { job: (() => string) | null } = { job: null };
+const context = createContext(room);
+const callJob = new Script('job()', { filename: 'chat-template' });
+
+function withinTime(job: () => string): string {
+  room.job = job;
+  try {
+    return callJob.runInContext(context, { timeout: RENDER_MILLIS_MAX }) as string;
+  } finally {
+    room.job = null;
+  }
+}
+
+export class ChatTemplate {
+  readonly #template: Template;
+  readonly #constants: Readonly<Record<string, string>>;
+  readonly #control: ControlTokens;
+  readonly #knowsDeveloper: boolean;
+
+  /**
+   * @param constants Strings the template may name: `bos_token`, `eos_token`, ...
+   * @throws FastswitchError bad_model if the source is no Jinja template.
+   */
+  constructor(source: string, constants: Readonly<Record<string, string>>, control: ControlTokens) {
+    try {
+      this.#template = new Template(source);
+    } catch (error) {
+      throw new FastswitchError('bad_model', `The chat template cannot be read: ${(error as Error).message}`);
+    }
+    this.#constants = constants;
+    this.#control = control;
+    this.#knowsDeveloper = source.includes('developer');
+  }
+
+  /**
+   * The conversation as text with control tokens sealed: only those that the template itself wrote.
+   * @throws FastswitchError invalid_request if the template refuses the messages, or does not come to an end.
+   */
+  render(messages: readonly ChatMessage[], options: TemplateOptions): string {
+    let size = 0;
+    const guard = (text: string, param: string): string => {
+      size += text.length;
+      return this.#control.guard(text, param);
+    };
+    const variables: Record<string, unknown> = {};
+    for (const [name, value] of options.variables) {
+      variables[name] = typeof value === 'string' ? guard(value, `chat_template_kwargs.${name}`) : value;
+    }
+    Object.assign(variables, this.#constants, {
+      messages: messages.map((message, index) => ({
+        // Most templates know no "developer"; OpenAI defines it as the system role of newer models.
+        role: message.role === 'developer' && !this.#knowsDeveloper ? 'system' : message.role,
+        content: guard(message.content, `messages[${index}].content`),
+        ...(message.name === null ? {} : { name: guard(message.name, `messages[${index}].name`) }),
+      })),
+      add_generation_prompt: options.addGenerationPrompt,
+    });
+    const text = this.#run(variables);
+    if (text.length > size * 2 + RENDER_EXTRA_CHARACTERS_MAX) {
+      throw new FastswitchError('invalid_request', 'The chat template makes too much text of these messages.', 'messages');
+    }
+    return this.#control.seal(text);
+  }
+
+  #run(variables: Record<string, unknown>): string {
+    try {
+      return withinTime(() => this.#template.render(variables));
+    } catch (error) {
+      const late = (error as { code?: unknown }).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
+      const reason = late ? `it did not end within ${RENDER_MILLIS_MAX} ms` : (error as Error).message;
+      throw new FastswitchError('invalid_request', `The model's chat template cannot render these messages: ${reason}`, 'messages');
+    }
+  }
+}

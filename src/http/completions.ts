@@ -1,0 +1,227 @@
+/**
+ * POST /v1/chat/completions and POST /v1/completions.
+ *
+ * The path of a request: validated (by schema), interpreted, tokenised, checked against the context, submitted, and
+ * answered as JSON or as a stream of events. A client that goes away or stops reading ends the work it asked for.
+ */
+import { randomUUID } from 'node:crypto';
+import { Readable } from 'node:stream';
+import type { FastifyReply } from 'fastify';
+import type { System } from '../actors/system.js';
+import type { Config } from '../core/config.js';
+import { FastswitchError } from '../errors.js';
+import { type Answers, ChatAnswers, CompletionAnswers, type Heading, usageOf } from './answers.js';
+import { eventStream, KEEP_ALIVE_MILLIS } from './event-stream.js';
+import { type ChoiceRequest, Generation, type OpenGenerations, type Piece } from './generation.js';
+import type { ModelInfo } from './model.js';
+import { chatMessages, chatTopLogprobs, type Parameters, parameters, refuseCompletionExtras, requireToken, templateOptions } from './parameters.js';
+import { CHAT_FOREIGN, type ChatRequestBody, COMPLETION_FOREIGN, type CompletionRequestBody, type FinishReason } from './schema.js';
+import type { Tokenizer } from './tokenizer.js';
+
+/** OpenAI's default of the legacy endpoint. A chat may use the rest of the context. */
+const COMPLETION_TOKENS_DEFAULT = 16;
+
+const NOTHING: Piece = { text: '', tokens: [], shown: [] };
+
+export interface CompletionsParts {
+  readonly config: Config;
+  readonly system: System;
+  readonly tokenizer: Tokenizer;
+  readonly model: ModelInfo;
+  readonly open: OpenGenerations;
+}
+
+/** A prompt with what it may generate. */
+interface Prompt {
+  readonly tokens: Int32Array;
+  readonly maxTokens: number;
+}
+
+interface Job {
+  readonly idPrefix: 'chatcmpl' | 'cmpl';
+  readonly asked: Parameters;
+  readonly prompts: readonly Prompt[];
+  readonly answers: Answers;
+}
+
+/** Scatters the bits of a counter (the finaliser of SplitMix64, Steele et al. 2014), so that near seeds share nothing. */
+function scattered(value: bigint): bigint {
+  let bits = BigInt.asUintN(64, value + 0x9e3779b97f4a7c15n);
+  bits = BigInt.asUintN(64, (bits ^ (bits >> 30n)) * 0xbf58476d1ce4e5b9n);
+  bits = BigInt.asUintN(64, (bits ^ (bits >> 27n)) * 0x94d049bb133111ebn);
+  return bits ^ (bits >> 31n);
+}
+
+export class Completions {
+  readonly #parts: CompletionsParts;
+  /** Choices that were given a seed of ours; with config.seed it makes a run repeatable. */
+  #drawn = 0n;
+
+  constructor(parts: CompletionsParts) {
+    this.#parts = parts;
+  }
+
+  async chat(body: ChatRequestBody, reply: FastifyReply): Promise<FastifyReply> {
+    const { tokenizer, system } = this.#parts;
+    this.#requireModel(body.model);
+    const topLogprobs = chatTopLogprobs(body);
+    const maxTokens = body.max_completion_tokens ?? body.max_tokens;
+    const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize);
+    const messages = chatMessages(body.messages);
+    this.#refuseHopeless(messages.reduce((sum, message) => sum + message.content.length, 0), 'messages');
+    const tokens = await tokenizer.encodeChat(messages, templateOptions(body.chat_template_kwargs, true));
+    const prompts = [this.#fitted(tokens, asked.maxTokens, null, 'messages')];
+    const answers = new ChatAnswers(tokenizer, tokens, topLogprobs >= 0, asked.returnTokenIds);
+    return this.#answer({ idPrefix: 'chatcmpl', asked, prompts, answers }, reply);
+  }
+
+  async completion(body: CompletionRequestBody, reply: FastifyReply): Promise<FastifyReply> {
+    const { tokenizer, system } = this.#parts;
+    this.#requireModel(body.model);
+    refuseCompletionExtras(body);
+    const asked = parameters(body, COMPLETION_FOREIGN, body.logprobs ?? -1, body.max_tokens, system.info.vocabularySize);
+    const given = promptsOf(body.prompt);
+    this.#refuseCrowd(given.length * asked.choices);
+    const prompts: Prompt[] = [];
+    for (const one of given) {
+      const tokens = await this.#promptTokens(one);
+      prompts.push(this.#fitted(tokens, asked.maxTokens, COMPLETION_TOKENS_DEFAULT, 'prompt'));
+    }
+    const perChoice = prompts.flatMap((prompt) => Array.from({ length: asked.choices }, () => prompt.tokens));
+    const echoes = body.echo === true
+      ? given.flatMap((one) => Array.from({ length: asked.choices }, () => (typeof one === 'string' ? one : tokenizer.decode(one))))
+      : [];
+    const answers = new CompletionAnswers(tokenizer, perChoice, echoes, body.logprobs !== undefined, asked.returnTokenIds);
+    return this.#answer({ idPrefix: 'cmpl', asked, prompts, answers }, reply);
+  }
+
+  async #promptTokens(prompt: string | readonly number[]): Promise<Int32Array> {
+    if (typeof prompt === 'string') {
+      this.#refuseHopeless(prompt.length, 'prompt');
+      return this.#parts.tokenizer.encodePrompt(prompt, true, 'prompt');
+    }
+    for (const token of prompt) requireToken(token, this.#parts.system.info.vocabularySize, 'prompt');
+    return Int32Array.from(prompt);
+  }
+
+  #requireModel(name: string): void {
+    if (this.#parts.model.isCalled(name)) return;
+    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${this.#parts.model.name}'.`, 'model');
+  }
+
+  /** More choices at once than could ever wait are refused now, not with an advice to try again. */
+  #refuseCrowd(choices: number): void {
+    const { maxQueued, maxRunning } = this.#parts.config;
+    if (choices <= maxQueued + maxRunning) return;
+    throw new FastswitchError('invalid_request', `This request asks for ${choices} choices, but the server holds at most ${maxQueued + maxRunning} at once. Send fewer prompts, or a lower n.`, 'n');
+  }
+
+  /** Text that cannot fit the context however well it is tokenised need not be tokenised. */
+  #refuseHopeless(characters: number, param: string): void {
+    const { tokenizer, system } = this.#parts;
+    // Twice, because a tokenizer may normalise characters away.
+    if (characters <= system.info.contextTokensMax * tokenizer.longestPiece * 2) return;
+    throw new FastswitchError(
+      'context_length_exceeded',
+      `This model's maximum context length is ${system.info.contextTokensMax} tokens, and the ${param} of ${characters} characters cannot fit. Shorten it.`,
+      param,
+    );
+  }
+
+  /** @throws FastswitchError context_length_exceeded with the numbers. */
+  #fitted(tokens: Int32Array, asked: number | null, otherwise: number | null, param: 'messages' | 'prompt'): Prompt {
+    const context = this.#parts.system.info.contextTokensMax;
+    if (tokens.length === 0) throw new FastswitchError('invalid_request', `The ${param} ${param === 'prompt' ? 'is' : 'are'} empty. Give at least one token.`, param);
+    const room = context - tokens.length;
+    if (room < 1 || (asked !== null && asked > room)) {
+      const completion = asked ?? 1;
+      throw new FastswitchError(
+        'context_length_exceeded',
+        `This model's maximum context length is ${context} tokens, but ${tokens.length + completion} were requested: ${tokens.length} in the ${param} and ${completion} for the completion. Shorten the ${param}${asked === null ? '' : ' or lower max_tokens'}.`,
+        param,
+      );
+    }
+    return { tokens, maxTokens: asked ?? Math.min(otherwise ?? room, room) };
+  }
+
+  /** Choice k of a prompt continues from the given seed plus k; without a seed each choice gets the run's next one. */
+  #seed(asked: number | null, choice: number): bigint {
+    if (asked !== null) return BigInt.asUintN(64, BigInt(asked) + BigInt(choice));
+    this.#drawn += 1n;
+    return scattered(scattered(BigInt(this.#parts.config.seed)) ^ this.#drawn);
+  }
+
+  #choiceRequests({ asked, prompts }: Job): ChoiceRequest[] {
+    const stopTokens = asked.ignoreEos ? asked.stopTokens : [...new Set([...this.#parts.model.stopTokens, ...asked.stopTokens])];
+    const { stop, priority, tenant, sampling } = asked;
+    return prompts.flatMap(({ tokens, maxTokens }) => Array.from({ length: asked.choices }, (_, choice) => ({
+      promptTokens: tokens, sampling: { ...sampling, seed: this.#seed(asked.seed, choice) }, stopTokens, stop, maxTokens, priority, tenant,
+    })));
+  }
+
+  async #answer(job: Job, reply: FastifyReply): Promise<FastifyReply> {
+    const { system, tokenizer, open } = this.#parts;
+    this.#refuseCrowd(job.prompts.length * job.asked.choices);
+    if (reply.raw.destroyed) return reply.hijack();
+    const generation = new Generation(system, tokenizer, this.#choiceRequests(job), job.asked.stream);
+    open.add(generation);
+    reply.raw.once('close', () => {
+      open.delete(generation);
+      generation.abort('client');
+    });
+    this.#watchForStall(generation, reply);
+    generation.submit();
+    return job.asked.stream ? this.#stream(job, generation, reply) : this.#whole(job, generation, reply);
+  }
+
+  async #stream({ asked, answers, prompts, idPrefix }: Job, generation: Generation, reply: FastifyReply): Promise<FastifyReply> {
+    // Until the first token a failure is an HTTP status; but a client that waits for long must hear something.
+    await generation.changed(KEEP_ALIVE_MILLIS);
+    if (generation.abandoned) return reply.hijack();
+    if (generation.failure !== null) throw generation.failure;
+    const options = { heading: this.#heading(idPrefix), answers, prompts: prompts.map(({ tokens }) => tokens), includeUsage: asked.includeUsage };
+    reply.headers({ 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' });
+    return reply.send(Readable.from(eventStream(generation, options), { objectMode: false }));
+  }
+
+  async #whole({ answers, prompts, idPrefix }: Job, generation: Generation, reply: FastifyReply): Promise<FastifyReply> {
+    while (!generation.done) await generation.changed(null);
+    if (generation.abandoned) return reply.hijack();
+    if (generation.failure !== null) throw generation.failure;
+    const pieces = generation.choices.map((choice) => choice.take() ?? NOTHING);
+    const finishes = generation.choices.map((choice) => choice.finish as FinishReason);
+    const usage = usageOf(prompts.map(({ tokens }) => tokens), generation.choices);
+    return reply.send(answers.whole(this.#heading(idPrefix), pieces, finishes, usage));
+  }
+
+  /** Gives up a client that takes nothing for `stallSeconds` although something is there for it. */
+  #watchForStall(generation: Generation, reply: FastifyReply): void {
+    const { socket } = reply.raw;
+    if (socket === null) return;
+    const millis = this.#parts.config.stallSeconds * 1000;
+    // The socket's own timer starts anew with every byte that moves; an idle socket with nothing to send is no stall.
+    reply.raw.setTimeout(millis, () => {
+      if (socket.writableLength === 0) {
+        socket.setTimeout(millis);
+        return;
+      }
+      generation.abort('stalled');
+      socket.destroy();
+    });
+  }
+
+  #heading(prefix: string): Heading {
+    const { model } = this.#parts;
+    return {
+      id: `${prefix}-${randomUUID().replaceAll('-', '')}`,
+      created: Math.floor(Date.now() / 1000),
+      model: model.name,
+      system_fingerprint: model.fingerprint,
+    };
+  }
+}
+
+function promptsOf(prompt: CompletionRequestBody['prompt']): readonly (string | readonly number[])[] {
+  if (typeof prompt === 'string') return [prompt];
+  return typeof prompt[0] === 'number' ? [prompt as number[]] : (prompt as string[] | number[][]);
+}

@@ -1,0 +1,74 @@
+/**
+ * The thread on which long texts are encoded. Started by the first of them; one text at a time, in order.
+ */
+import { Worker } from 'node:worker_threads';
+import { FastswitchError } from '../errors.js';
+
+/** Long texts that may wait at once. */
+const WAITING_MAX = 64;
+
+export interface EncoderAnswer {
+  readonly job: number;
+  readonly ids: Int32Array | null;
+  readonly error: string | null;
+}
+
+interface Waiting {
+  readonly resolve: (ids: Int32Array) => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class EncoderThread {
+  readonly #sealedJson: string;
+  readonly #waiting = new Map<number, Waiting>();
+  #worker: Worker | null = null;
+  #jobs = 0;
+
+  /** @param sealedJson `tokenizer.json` with control tokens under their sealed names. */
+  constructor(sealedJson: string) {
+    this.#sealedJson = sealedJson;
+  }
+
+  /** @throws FastswitchError queue_full if too many long texts wait already. */
+  encode(sealed: string, addSpecial: boolean): Promise<Int32Array> {
+    if (this.#waiting.size >= WAITING_MAX) {
+      return Promise.reject(new FastswitchError('queue_full', `${WAITING_MAX} long prompts are being encoded already. Try again later.`, null, 1));
+    }
+    this.#worker ??= this.#start();
+    const worker = this.#worker;
+    this.#jobs += 1;
+    const job = this.#jobs;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(job, { resolve, reject });
+      // Only a thread with work keeps the process alive.
+      worker.ref();
+      worker.postMessage({ job, text: sealed, addSpecial });
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#worker?.terminate();
+  }
+
+  #start(): Worker {
+    const worker = new Worker(new URL('./encoder-worker.mjs', import.meta.url), { workerData: this.#sealedJson });
+    worker.on('message', (answer: EncoderAnswer) => {
+      const waiting = this.#waiting.get(answer.job);
+      this.#waiting.delete(answer.job);
+      if (this.#waiting.size === 0) worker.unref();
+      if (answer.ids !== null) waiting?.resolve(answer.ids);
+      else waiting?.reject(new Error(`Encoding failed: ${answer.error}`));
+    });
+    worker.on('error', (error) => this.#lost(worker, error));
+    worker.on('exit', () => this.#lost(worker, new Error('The encoder thread has ended.')));
+    return worker;
+  }
+
+  /** The next long text starts a new thread. */
+  #lost(worker: Worker, error: Error): void {
+    if (this.#worker !== worker) return;
+    this.#worker = null;
+    for (const waiting of this.#waiting.values()) waiting.reject(error);
+    this.#waiting.clear();
+  }
+}

@@ -1,0 +1,286 @@
+/**
+ * A request while it is being answered: its choices, each one request of the system, from submit to the last token.
+ *
+ * Tokens become text as they arrive (a stop string must end the work at once, however slowly the client reads); what
+ * nobody has taken yet waits in the choice, up to a limit.
+ */
+import type { EmittedToken, RequestId, Sampling, TokenLogprobs } from '../core/types.js';
+import type { Listener, RequestEnd } from '../actors/ports.js';
+import type { System } from '../actors/system.js';
+import { FastswitchError } from '../errors.js';
+import type { FinishReason } from './schema.js';
+import { StopStrings, type TextStream } from './text-stream.js';
+import type { Tokenizer } from './tokenizer.js';
+
+/** A stream that is further behind than this is given up. */
+const BEHIND_TOKENS_MAX = 16_384;
+
+/** A token beside the text, for log probabilities. */
+export interface ShownToken {
+  readonly token: number;
+  readonly logprobs: TokenLogprobs;
+  /** Where its text begins in the text of the choice: in UTF-16 units, and in code points. */
+  readonly start: number;
+  readonly offset: number;
+}
+
+/** What a choice has produced since it was last asked. */
+export interface Piece {
+  readonly text: string;
+  /** All tokens, also those whose text is held back. */
+  readonly tokens: readonly number[];
+  /** Tokens whose text has begun to show. */
+  readonly shown: readonly ShownToken[];
+}
+
+export interface ChoiceRequest {
+  readonly promptTokens: Int32Array;
+  readonly sampling: Sampling;
+  /** Tokens that end the choice; their text does not show. */
+  readonly stopTokens: readonly number[];
+  readonly stop: readonly string[];
+  readonly maxTokens: number;
+  readonly priority: number;
+  readonly tenant: string;
+}
+
+function codePoints(text: string): number {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
+
+export class Choice implements Listener {
+  readonly request: ChoiceRequest;
+  readonly #system: System;
+  readonly #text: TextStream;
+  readonly #stops: StopStrings;
+  readonly #changed: (choice: Choice) => void;
+  readonly #wantsShown: boolean;
+  readonly #behindMax: number;
+  #id: RequestId | null = null;
+  #abort: 'client' | 'stop' | 'stalled' | 'shutdown' | null = null;
+  #ended = false;
+  #pendingText = '';
+  #pendingTokens: number[] = [];
+  #shown: ShownToken[] = [];
+  /** Length of all text so far: decoded, and shown (the rest may be a stop string). */
+  #decodedLength = 0;
+  #decodedPoints = 0;
+  #shownLength = 0;
+  /** Tokens generated, the one that ended the choice included. */
+  generated = 0;
+  finish: FinishReason | null = null;
+  failure: FastswitchError | null = null;
+
+  /**
+   * @param streamed The choice is taken piece by piece, so that what waits has a limit.
+   * @param changed Called whenever there is something to take.
+   */
+  constructor(system: System, tokenizer: Tokenizer, request: ChoiceRequest, streamed: boolean, changed: (choice: Choice) => void) {
+    this.request = request;
+    this.#system = system;
+    this.#text = tokenizer.textStream();
+    this.#stops = new StopStrings(request.stop);
+    this.#changed = changed;
+    this.#wantsShown = request.sampling.topLogprobs >= 0;
+    this.#behindMax = streamed ? BEHIND_TOKENS_MAX : Number.POSITIVE_INFINITY;
+  }
+
+  submit(): void {
+    const { promptTokens, sampling, stopTokens, maxTokens, priority, tenant } = this.request;
+    this.#id = this.#system.submit({ content: { promptTokens, sampling, stopTokens }, maxTokens, priority, tenant }, this);
+    // The end may have come before the number did.
+    if (this.#abort !== null && !this.#ended) this.#system.abort(this.#id, this.#abort);
+  }
+
+  get done(): boolean {
+    return this.finish !== null || this.failure !== null;
+  }
+
+  /** No effect once the choice is done. */
+  abort(reason: 'client' | 'stalled' | 'shutdown'): void {
+    if (this.done || this.#abort !== null) return;
+    this.#end(reason);
+    if (reason === 'shutdown') this.failure = new FastswitchError('aborted', 'The server is shutting down and the time to finish has run out. Try again.');
+    if (reason === 'stalled') this.failure = new FastswitchError('aborted', 'The client reads too slowly.');
+  }
+
+  tokens(items: readonly EmittedToken[]): void {
+    if (this.done || this.#abort !== null) return;
+    for (const item of items) {
+      this.#take(item);
+      if (this.done) break;
+    }
+    if (this.#pendingTokens.length > this.#behindMax) this.abort('stalled');
+    this.#changed(this);
+  }
+
+  end(end: RequestEnd): void {
+    this.#ended = true;
+    if (this.done) return;
+    if (end.outcome === 'stop' || end.outcome === 'length') {
+      this.#pass(this.#text.end());
+      if (!this.done) this.#show(this.#stops.end());
+      this.finish ??= end.outcome;
+    } else {
+      this.failure = failureOf(end);
+    }
+    this.#changed(this);
+  }
+
+  /** Null if there is nothing new. */
+  take(): Piece | null {
+    // A token without text of its own (part of a character) waits for the one that completes it; at the end there is
+    // none, and only a stop string takes away what it covers.
+    const all = this.done && this.#abort !== 'stop';
+    let showing = all ? this.#shown.length : 0;
+    while (showing < this.#shown.length && (this.#shown[showing] as ShownToken).start < this.#shownLength) showing += 1;
+    if (this.#pendingText === '' && this.#pendingTokens.length === 0 && showing === 0) return null;
+    const piece = { text: this.#pendingText, tokens: this.#pendingTokens, shown: this.#shown.slice(0, showing) };
+    this.#pendingText = '';
+    this.#pendingTokens = [];
+    this.#shown = this.#shown.slice(showing);
+    return piece;
+  }
+
+  #take({ token, logprobs }: EmittedToken): void {
+    this.generated += 1;
+    this.#pendingTokens.push(token);
+    if (this.request.stopTokens.includes(token)) return;
+    const text = this.#text.push(token);
+    if (this.#wantsShown && logprobs !== null) {
+      this.#shown.push({ token, logprobs, start: this.#decodedLength, offset: this.#decodedPoints });
+      this.#decodedPoints += codePoints(text);
+    }
+    this.#pass(text);
+  }
+
+  /** Decoded text on its way past the stop strings. */
+  #pass(text: string): void {
+    if (text === '') return;
+    this.#decodedLength += text.length;
+    const passed = this.#stops.push(text);
+    this.#show(passed.text);
+    if (!passed.stopped) return;
+    this.finish = 'stop';
+    this.#end('stop');
+  }
+
+  #show(text: string): void {
+    this.#pendingText += text;
+    this.#shownLength += text.length;
+  }
+
+  #end(reason: 'client' | 'stop' | 'stalled' | 'shutdown'): void {
+    this.#abort = reason;
+    if (this.#id !== null && !this.#ended) this.#system.abort(this.#id, reason);
+  }
+
+}
+
+function failureOf(end: RequestEnd): FastswitchError {
+  if (end.outcome === 'aborted') {
+    return new FastswitchError('aborted', end.message ?? 'The server ended this request before it was complete. Try again.');
+  }
+  if (end.outcome === 'rejected') {
+    const code = end.code ?? 'queue_full';
+    return new FastswitchError(code, end.message ?? REFUSALS[code], null, end.retryAfterSeconds);
+  }
+  return new FastswitchError('engine_failed', end.message ?? REFUSALS.engine_failed);
+}
+
+const REFUSALS = {
+  queue_full: 'The queue is full. Try again later.',
+  draining: 'The server is shutting down and takes no new requests. Try again elsewhere or later.',
+  too_large: 'The request can never fit the memory of this server. Send a shorter prompt or a lower max_tokens.',
+  engine_failed: 'The engine failed while computing this request. Try again.',
+} as const;
+
+/** All choices of one HTTP request. The first failure of one ends all. */
+export class Generation {
+  readonly choices: readonly Choice[];
+  /** The client is gone or was given up: nothing more is to be written. */
+  abandoned = false;
+  failure: FastswitchError | null = null;
+  #news = false;
+  #wake: (() => void) | null = null;
+
+  constructor(system: System, tokenizer: Tokenizer, requests: readonly ChoiceRequest[], streamed: boolean) {
+    this.choices = requests.map((request) => new Choice(system, tokenizer, request, streamed, (choice) => this.#changed(choice)));
+  }
+
+  submit(): void {
+    for (const choice of this.choices) {
+      if (this.failure !== null) break;
+      choice.submit();
+    }
+  }
+
+  get done(): boolean {
+    return this.abandoned || this.failure !== null || this.choices.every((choice) => choice.done);
+  }
+
+  /** Ends the work of all choices. After `client` and `stalled` nobody reads any more. */
+  abort(reason: 'client' | 'stalled' | 'shutdown'): void {
+    if (reason !== 'shutdown') this.abandoned = true;
+    for (const choice of this.choices) choice.abort(reason);
+    this.#changed(this.choices.find((choice) => choice.failure !== null) ?? null);
+  }
+
+  /** Resolves at the next change, at once if there was one since the last call; false if the time ran out before. */
+  changed(withinMillis: number | null): Promise<boolean> {
+    if (this.#news) {
+      this.#news = false;
+      return Promise.resolve(true);
+    }
+    return new Promise((resolve) => {
+      const timer = withinMillis === null ? null : setTimeout(() => this.#settle(resolve, false), withinMillis);
+      this.#wake = () => {
+        if (timer !== null) clearTimeout(timer);
+        this.#settle(resolve, true);
+      };
+    });
+  }
+
+  #settle(resolve: (changed: boolean) => void, changed: boolean): void {
+    this.#wake = null;
+    this.#news = false;
+    resolve(changed);
+  }
+
+  #changed(choice: Choice | null): void {
+    if (choice !== null && choice.failure !== null && this.failure === null) {
+      this.failure = choice.failure;
+      for (const other of this.choices) other.abort('client');
+    }
+    this.#news = true;
+    this.#wake?.();
+  }
+}
+
+/** Generations in progress, so that a shutdown can wait for them and end them. */
+export class OpenGenerations {
+  readonly #open = new Set<Generation>();
+  #emptied: (() => void)[] = [];
+
+  add(generation: Generation): void {
+    this.#open.add(generation);
+  }
+
+  delete(generation: Generation): void {
+    this.#open.delete(generation);
+    if (this.#open.size > 0) return;
+    for (const resolve of this.#emptied.splice(0)) resolve();
+  }
+
+  abortAll(): void {
+    for (const generation of this.#open) generation.abort('shutdown');
+  }
+
+  /** Resolves when the last answer has been written. */
+  emptied(): Promise<void> {
+    if (this.#open.size === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#emptied.push(resolve));
+  }
+}

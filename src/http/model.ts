@@ -1,0 +1,35 @@
+/** The model as clients see it. */
+import { createHash } from 'node:crypto';
+import { basename } from 'node:path';
+import type { Config } from '../core/config.js';
+
+export interface ModelInfo {
+  /** Name in /v1/models and in every answer. */
+  readonly name: string;
+  /** Tokens that end a turn (config.json, generation_config.json and the tokenizer's end of sequence). */
+  readonly stopTokens: readonly number[];
+  /** Seconds since 1970 at which it was loaded. */
+  readonly created: number;
+  /** Changes with everything that may change an answer to the same request and seed. */
+  readonly fingerprint: string;
+  /** The name, or the name of its folder. */
+  isCalled(name: string): boolean;
+}
+
+/**
+ * @param stopTokens End tokens by the checkpoint's configuration.
+ * @param eosToken The tokenizer's end of sequence, where it names one.
+ */
+export function modelInfo(config: Config, version: string, stopTokens: readonly number[], eosToken: number | null): ModelInfo {
+  const folder = basename(config.model);
+  const name = config.servedModelName === '' ? folder : config.servedModelName;
+  const { quantize, kvDtype, isa } = config;
+  const digest = createHash('sha256').update(JSON.stringify([name, version, quantize, kvDtype, isa])).digest('hex');
+  return {
+    name,
+    stopTokens: [...new Set([...stopTokens, ...(eosToken === null ? [] : [eosToken])])],
+    created: Math.floor(Date.now() / 1000),
+    fingerprint: `fp_${digest.slice(0, 12)}`,
+    isCalled: (asked) => asked === name || asked === folder,
+  };
+}

@@ -1,0 +1,153 @@
+/**
+ * The HTTP server: routes, one shape for all errors, and a close that lets running answers finish.
+ *
+ * No cross-origin headers are sent: a web page of another origin may not use somebody's local server. (A browser
+ * sends no JSON across origins without asking first, and is not answered.)
+ */
+import { randomUUID } from 'node:crypto';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import Fastify, { type FastifyInstance, LogController } from 'fastify';
+import type { System } from '../actors/system.js';
+import type { Config } from '../core/config.js';
+import { FastswitchError } from '../errors.js';
+import { Completions } from './completions.js';
+import { clientError, sendError } from './error-answers.js';
+import { OpenGenerations } from './generation.js';
+import type { ModelInfo } from './model.js';
+import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse } from './schema.js';
+import { type Health, registerStatus } from './status.js';
+import type { Tokenizer } from './tokenizer.js';
+
+const IDLE_SWEEP_MILLIS = 50;
+/** After the time to finish has run out, for the last words of the answers that are cut. */
+const LAST_WORDS_MILLIS = 250;
+const HEADERS_MILLIS_MAX = 20_000;
+const REQUEST_MILLIS_MAX = 120_000;
+const KEEP_ALIVE_MILLIS = 72_000;
+/** Room for prompts in headers is not needed; ids, keys and cookies fit. */
+const HEADER_BYTES_MAX = 32_768;
+
+export interface ServerParts {
+  readonly config: Config;
+  readonly system: System;
+  readonly tokenizer: Tokenizer;
+  readonly model: ModelInfo;
+  /** Of fastswitch. */
+  readonly version: string;
+}
+
+/**
+ * The server, ready to `listen` or to be injected. `close()` drains: /health says so, new requests get 503, running
+ * ones have `drainSeconds`, then everything is cut. It does not close the system, which is its owner's.
+ *
+ * @throws FastswitchError bad_model if tokenizer and model do not belong together.
+ */
+export function createServer(parts: ServerParts): FastifyInstance {
+  const { config, system, tokenizer } = parts;
+  tokenizer.assertFits(system.info.vocabularySize);
+  const server = Fastify({
+    bodyLimit: config.bodyLimitBytes,
+    requestTimeout: REQUEST_MILLIS_MAX,
+    keepAliveTimeout: KEEP_ALIVE_MILLIS,
+    http: { headersTimeout: HEADERS_MILLIS_MAX, maxHeaderSize: HEADER_BYTES_MAX },
+    routerOptions: { maxParamLength: 512 },
+    return503OnClosing: false,
+    genReqId: (request) => requestId(request.headers['x-request-id']),
+    logger: config.logLevel === 'silent' ? false : { level: config.logLevel },
+    logController: new LogController({ disableRequestLogging: config.logLevel !== 'debug' }),
+    // Types are never converted, fields never dropped or filled in: what the client sent is what is judged.
+    ajv: { customOptions: { coerceTypes: false, useDefaults: false, removeAdditional: false, verbose: true } },
+  });
+  const state = { health: 'serving' as Health };
+  void system.failed.then(() => {
+    state.health = 'failed';
+  });
+  registerManners(server, config, () => state.health);
+  const open = new OpenGenerations();
+  registerCompletions(server, new Completions({ ...parts, open }));
+  registerStatus(server, { ...parts, health: () => state.health });
+  server.addHook('preClose', async () => {
+    if (state.health === 'serving') state.health = 'draining';
+    await drained(server, parts, open);
+  });
+  server.addHook('onClose', () => tokenizer.close());
+  return server;
+}
+
+/** The client's own, if it is harmless to repeat. */
+function requestId(given: string | string[] | undefined): string {
+  return typeof given === 'string' && /^[\w.:/+=-]{1,128}$/.test(given) ? given : `req_${randomUUID()}`;
+}
+
+function registerCompletions(server: FastifyInstance, completions: Completions): void {
+  const typed = server.withTypeProvider<TypeBoxTypeProvider>();
+  const chat = { body: ChatRequest, response: { 200: ChatResponse } };
+  typed.post('/v1/chat/completions', { schema: chat }, async ({ body }, reply) => completions.chat(body, reply));
+  const text = { body: CompletionRequest, response: { 200: CompletionResponse } };
+  typed.post('/v1/completions', { schema: text }, async ({ body }, reply) => completions.completion(body, reply));
+}
+
+/** OpenAI's clients send null for "not given", at the top and in messages. */
+function withoutNulls(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  const kept = Object.entries(value).filter(([, member]) => member !== null);
+  return Object.fromEntries(kept.map(([name, member]) => [name, name === 'messages' && Array.isArray(member) ? member.map(withoutNulls) : member]));
+}
+
+/** Request ids, refusal while not serving, and errors of every kind in one shape. */
+function registerManners(server: FastifyInstance, config: Config, health: () => Health): void {
+  const methodsByPath = new Map<string, Set<string>>();
+  server.addHook('onRoute', ({ method, url }) => {
+    const methods = methodsByPath.get(url) ?? new Set();
+    for (const one of [method].flat()) methods.add(one);
+    methodsByPath.set(url, methods);
+  });
+  server.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+    if (health() === 'serving' || request.method === 'GET' || request.method === 'HEAD') return;
+    reply.header('connection', 'close');
+    throw health() === 'draining'
+      ? new FastswitchError('draining', 'The server is shutting down and takes no new requests. Try again elsewhere or later.', null, 1)
+      : new FastswitchError('engine_failed', 'The server has failed and must be restarted.');
+  });
+  server.addHook('preValidation', async (request) => {
+    request.body = withoutNulls(request.body);
+  });
+  server.setErrorHandler((error, request, reply) => {
+    const known = clientError(error, config.bodyLimitBytes);
+    if (known === null) request.log.error(error, 'unexpected error while answering');
+    return sendError(reply, known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'));
+  });
+  server.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?', 1)[0] ?? '';
+    const methods = methodsByPath.get(path) ?? (path.startsWith('/v1/models/') ? methodsByPath.get('/v1/models/*') : undefined);
+    if (methods === undefined || methods.has(request.method)) return sendError(reply, new FastswitchError('not_found', `There is nothing at ${request.method} ${path.slice(0, 200)}.`));
+    const allowed = [...methods].join(', ');
+    reply.header('allow', allowed);
+    return sendError(reply, new FastswitchError('method_not_allowed', `${path.slice(0, 200)} does not answer ${request.method}. Use ${allowed}.`));
+  });
+}
+
+/** Returns when no answer is being written any more, at the latest a little after `drainSeconds`. */
+async function drained(server: FastifyInstance, { system, config }: ServerParts, open: OpenGenerations): Promise<void> {
+  const { server: http } = server;
+  const sweep = setInterval(() => http.closeIdleConnections(), IDLE_SWEEP_MILLIS);
+  // What is no generation (a scrape, a body still arriving) has until the same time.
+  const cut = setTimeout(() => http.closeAllConnections(), config.drainSeconds * 1000 + LAST_WORDS_MILLIS);
+  http.once('close', () => {
+    clearInterval(sweep);
+    clearTimeout(cut);
+  });
+  const finished = Promise.race([system.drain(), system.failed]).then(() => open.emptied());
+  if (await within(config.drainSeconds * 1000, finished)) return;
+  open.abortAll();
+  await within(LAST_WORDS_MILLIS, open.emptied());
+}
+
+/** Whether the promise resolved in this time. */
+function within(millis: number, promise: Promise<void>): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => resolve(false), millis);
+    promise.then(() => resolve(true), reject).finally(() => clearTimeout(timer));
+  });
+}

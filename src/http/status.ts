@@ -1,0 +1,76 @@
+/**
+ * What can be asked of the server besides completions: models, health, metrics, tokens, version.
+ */
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type { FastifyInstance } from 'fastify';
+import type { System } from '../actors/system.js';
+import { FastswitchError } from '../errors.js';
+import { MetricsPage } from './metrics-page.js';
+import type { ModelInfo } from './model.js';
+import { chatMessages, requireToken, templateOptions } from './parameters.js';
+import { DetokenizeRequest, TokenizeRequest } from './schema.js';
+import type { Tokenizer } from './tokenizer.js';
+
+export type Health = 'serving' | 'draining' | 'failed';
+
+export interface StatusParts {
+  readonly system: System;
+  readonly tokenizer: Tokenizer;
+  readonly model: ModelInfo;
+  readonly version: string;
+  health(): Health;
+}
+
+export function registerStatus(server: FastifyInstance, parts: StatusParts): void {
+  registerModels(server, parts);
+  registerTokens(server, parts);
+  const page = new MetricsPage(parts.system, parts.model, parts.version);
+  server.get('/metrics', async (_request, reply) => reply.type(page.contentType).send(await page.render()));
+  server.get('/version', async () => ({ version: parts.version }));
+  server.get('/health', async (_request, reply) => {
+    const status = parts.health();
+    return reply.code(status === 'serving' ? 200 : 503).send({ status });
+  });
+}
+
+function registerModels(server: FastifyInstance, { model, system }: StatusParts): void {
+  const card = {
+    id: model.name, object: 'model', created: model.created, owned_by: 'fastswitch', root: model.name, parent: null,
+    max_model_len: system.info.contextTokensMax,
+  };
+  server.get('/v1/models', async () => ({ object: 'list', data: [card] }));
+  // A wildcard, because names may contain a slash.
+  server.get<{ Params: { '*': string } }>('/v1/models/*', async (request) => {
+    const name = request.params['*'];
+    if (model.isCalled(name)) return card;
+    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`, 'model');
+  });
+}
+
+function registerTokens(server: FastifyInstance, { model, system, tokenizer }: StatusParts): void {
+  const requireModel = (name: string | undefined): void => {
+    if (name === undefined || model.isCalled(name)) return;
+    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`, 'model');
+  };
+  const typed = server.withTypeProvider<TypeBoxTypeProvider>();
+  typed.post('/tokenize', { schema: { body: TokenizeRequest } }, async ({ body }) => {
+    requireModel(body.model);
+    if ((body.prompt === undefined) === (body.messages === undefined)) {
+      throw new FastswitchError('invalid_request', "Give either 'prompt' or 'messages'.", 'prompt');
+    }
+    const tokens = body.prompt !== undefined
+      ? await tokenizer.encodePrompt(body.prompt, body.add_special_tokens ?? true, 'prompt')
+      : await tokenizer.encodeChat(chatMessages(body.messages ?? []), templateOptions(body.chat_template_kwargs, body.add_generation_prompt ?? true));
+    return {
+      count: tokens.length,
+      max_model_len: system.info.contextTokensMax,
+      tokens: Array.from(tokens),
+      token_strs: body.return_token_strs === true ? Array.from(tokens, (token) => tokenizer.piece(token)) : null,
+    };
+  });
+  typed.post('/detokenize', { schema: { body: DetokenizeRequest } }, async ({ body }) => {
+    requireModel(body.model);
+    for (const token of body.tokens) requireToken(token, system.info.vocabularySize, 'tokens');
+    return { prompt: tokenizer.decode(body.tokens) };
+  });
+}

@@ -1,0 +1,399 @@
+/**
+ * Flags, environment and file -> one frozen Config. One table names every option; it drives parsing, help and the
+ * printed configuration. Which values are possible is in `core/config.ts`.
+ */
+import { readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import {
+  CHOICES,
+  type ChoiceKey,
+  type Config,
+  type ConfigProblem,
+  checkConfig,
+  DEFAULTS,
+  type NumberKey,
+  RANGES,
+} from './core/config.js';
+import { FastswitchError } from './errors.js';
+
+/** Flags that are about the command line itself and no part of the configuration. */
+const CONFIG_FLAG = 'config';
+const SWITCHES = { help: 'Show this text.', version: 'Show the version.' } as const;
+
+/** What each key of the configuration is for, in the order of the help. */
+const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, string>>>>> = {
+  Model: {
+    model: 'Folder of a Hugging Face checkpoint (Llama, Mistral, Qwen2, Qwen3).',
+    servedModelName: "Name under which clients ask for it; empty: the folder's name.",
+    maxContext: 'Most tokens of prompt and completion together; 0: what the model was made for.',
+    quantize: 'Hold the weights as they are, or in 8 bits.',
+    kvDtype: 'Number format of the KV cache; auto: chosen by the engine.',
+  },
+  Memory: {
+    deviceKvBytes: 'Device memory for the KV cache of running requests.',
+    hostKvBytes: 'Host memory for the KV cache of preempted requests; 0: they are computed again.',
+  },
+  Scheduling: {
+    policy: 'Who goes first: by arrival, or by the priority that requests bring.',
+    maxBatchTokens: 'Most tokens computed in one step; more: better throughput, longer steps.',
+    maxRunning: 'Most requests in one step.',
+    maxQueued: 'Most requests that wait, queued or preempted, before new ones get 429.',
+    seed: 'Seed of requests that bring none.',
+  },
+  Machine: {
+    threads: 'Compute threads of the engine; 0: all cores.',
+    swapThreads: 'Threads that copy between device and host.',
+    isa: 'Instruction set of the CPU engine; auto: the best there is.',
+  },
+  HTTP: {
+    host: 'Address to listen on.',
+    port: 'Port to listen on; 0: any free one.',
+    bodyLimitBytes: 'Largest request body.',
+    stallSeconds: 'A stream whose client reads nothing for this long is aborted.',
+    drainSeconds: 'After SIGTERM running requests may finish for this long.',
+    logLevel: 'What is logged.',
+  },
+};
+
+type Kind = 'path' | 'text' | 'choice' | 'size' | 'seconds' | 'integer';
+
+interface Option {
+  readonly key: keyof Config;
+  readonly flag: string;
+  readonly kind: Kind;
+  readonly about: string;
+  readonly group: string;
+}
+
+const OPTIONS: readonly Option[] = Object.entries(GROUPS).flatMap(([group, abouts]) =>
+  (Object.entries(abouts) as [keyof Config, string][]).map(([key, about]) => ({
+    key,
+    flag: flagOf(key),
+    kind: kindOf(key),
+    about,
+    group,
+  })),
+);
+
+const CONFIG_FLAGS: readonly string[] = OPTIONS.map(({ flag }) => flag);
+/** All that take a value. */
+const VALUED_FLAGS: readonly string[] = [CONFIG_FLAG, ...CONFIG_FLAGS];
+
+/** `deviceKvBytes` -> `device-kv`: a size is written with its own unit. */
+function flagOf(key: keyof Config): string {
+  return key.replace(/Bytes$/, '').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function kindOf(key: keyof Config): Kind {
+  if (key === 'model') return 'path';
+  if (key in CHOICES) return 'choice';
+  if (!(key in RANGES)) return 'text';
+  if (key.endsWith('Bytes')) return 'size';
+  return key.endsWith('Seconds') ? 'seconds' : 'integer';
+}
+
+/** Where a value came from. */
+export type Source = 'flag' | 'environment' | 'file' | 'default';
+
+/** `show`: what to print instead of serving; null: serve with `config`. */
+export type Options =
+  | { readonly show: 'help' }
+  | { readonly show: 'version' }
+  | { readonly show: null; readonly config: Config; readonly sources: Readonly<Record<keyof Config, Source>> };
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What was given, and where, in the words of the one who gave it. */
+interface Given {
+  readonly value: string | number;
+  readonly source: Source;
+  readonly name: string;
+}
+
+/**
+ * Reads the flags of `serve` (argv after the command), FASTSWITCH_ variables and the file of `--config`; the first of
+ * them that names an option decides. Throws FastswitchError `bad_config` that names what is wrong and what is allowed.
+ */
+export function parseOptions(argv: readonly string[], environment: Environment): Options {
+  const flags = readFlags(argv);
+  for (const show of Object.keys(SWITCHES) as (keyof typeof SWITCHES)[]) if (flags.has(show)) return { show };
+  const variables = readEnvironment(environment);
+  const path = (flags.get(CONFIG_FLAG) ?? variables.get(CONFIG_FLAG))?.value;
+  const entries = path === undefined ? new Map<string, Given>() : readFile(String(path));
+  const values: Record<string, unknown> = { ...DEFAULTS, model: join(packageRoot(), 'models', 'demo') };
+  const sources: Record<string, Source> = {};
+  const names = new Map<keyof Config, string>();
+  for (const option of OPTIONS) {
+    const given = flags.get(option.flag) ?? variables.get(option.flag) ?? entries.get(option.flag);
+    sources[option.key] = given?.source ?? 'default';
+    names.set(option.key, given?.name ?? `--${option.flag}`);
+    if (given !== undefined) values[option.key] = parseValue(option, given);
+  }
+  const config = Object.freeze(values) as unknown as Config;
+  const problem = checkConfig(config);
+  if (problem !== null) throw badConfig(describeProblem(problem, config, names));
+  return { show: null, config, sources: sources as Record<keyof Config, Source> };
+}
+
+function badConfig(message: string): FastswitchError {
+  return new FastswitchError('bad_config', message);
+}
+
+function readFlags(argv: readonly string[]): Map<string, Given> {
+  const { tokens } = parseArgs({
+    args: [...argv],
+    strict: false,
+    tokens: true,
+    allowPositionals: true,
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      version: { type: 'boolean' },
+      ...Object.fromEntries(VALUED_FLAGS.map((flag) => [flag, { type: 'string' as const }])),
+    },
+  });
+  const flags = new Map<string, Given>();
+  for (const token of tokens) {
+    if (token.kind === 'positional') throw badConfig(`unexpected argument "${token.value}": every option is a flag, see --help`);
+    if (token.kind !== 'option') continue;
+    if (Object.hasOwn(SWITCHES, token.name)) flags.set(token.name, { value: '', source: 'flag', name: token.rawName });
+    else if (!VALUED_FLAGS.includes(token.name))
+      throw badConfig(`unknown flag ${token.rawName}${suggestion(token.name, VALUED_FLAGS, (flag) => `--${flag}`)}`);
+    else if (token.value === undefined || (!token.inlineValue && token.value.startsWith('--'))) {
+      throw badConfig(`${token.rawName} needs a value: ${token.rawName} VALUE or ${token.rawName}=VALUE`);
+    } else flags.set(token.name, { value: token.value, source: 'flag', name: token.rawName });
+  }
+  return flags;
+}
+
+const PREFIX = 'FASTSWITCH_';
+/** The test suite's own variables, which a server under test inherits. */
+const TEST_PREFIX = 'FASTSWITCH_TEST_';
+
+function variableOf(flag: string): string {
+  return PREFIX + flag.toUpperCase().replaceAll('-', '_');
+}
+
+function readEnvironment(environment: Environment): Map<string, Given> {
+  const flags = new Map(VALUED_FLAGS.map((flag) => [variableOf(flag), flag]));
+  const variables = new Map<string, Given>();
+  for (const [name, value] of Object.entries(environment)) {
+    if (!name.startsWith(PREFIX) || name.startsWith(TEST_PREFIX)) continue;
+    const flag = flags.get(name);
+    if (flag === undefined)
+      throw badConfig(`unknown variable ${name}${suggestion(name.slice(PREFIX.length), VALUED_FLAGS, variableOf)}`);
+    // Container files can declare a variable but not leave it out: empty means not given.
+    if (value !== undefined && value !== '') variables.set(flag, { value, source: 'environment', name });
+  }
+  return variables;
+}
+
+function readFile(path: string): Map<string, Given> {
+  let content: unknown;
+  try {
+    content = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw badConfig(`--config ${path} cannot be read: ${(error as Error).message}`);
+  }
+  if (typeof content !== 'object' || content === null || Array.isArray(content)) {
+    throw badConfig(`--config ${path} is not a JSON object; allowed is { "port": 8080, "device-kv": "1GiB", ... }`);
+  }
+  const entries = new Map<string, Given>();
+  for (const [key, value] of Object.entries(content)) {
+    const option = OPTIONS.find(({ flag }) => flag === key);
+    if (option === undefined)
+      throw badConfig(`unknown key "${key}" in ${path}${suggestion(key, CONFIG_FLAGS, (flag) => `"${flag}"`)}`);
+    const name = `"${key}" in ${path}`;
+    const numeric = option.key in RANGES;
+    if (typeof value !== 'string' && !(numeric && typeof value === 'number')) {
+      throw badConfig(`${name} is ${JSON.stringify(value)}; allowed is ${allowed(option)}`);
+    }
+    entries.set(key, { value, source: 'file', name });
+  }
+  return entries;
+}
+
+function parseValue(option: Option, { value, name }: Given): string | number {
+  const parsed = parseKind(option, String(value));
+  if (parsed === null) throw badConfig(`${name} is ${JSON.stringify(value)}; allowed is ${allowed(option)}`);
+  return parsed;
+}
+
+/** The value of an option from its text; null where the text is not of its kind. */
+function parseKind(option: Option, text: string): string | number | null {
+  switch (option.kind) {
+    case 'path':
+      return text === '' ? null : resolve(text);
+    case 'text':
+      return text;
+    case 'choice':
+      return choicesOf(option.key).includes(text) ? text : null;
+    case 'size':
+      return parseSize(text);
+    case 'integer':
+      return /^-?\d+$/.test(text) ? Number(text) : null;
+    case 'seconds':
+      return /^\d+(\.\d+)?$/.test(text) ? Number(text) : null;
+  }
+}
+
+const SIZE_UNITS: readonly { readonly name: string; readonly bytes: number }[] = [
+  'TiB',
+  'GiB',
+  'MiB',
+  'KiB',
+  'TB',
+  'GB',
+  'MB',
+  'KB',
+].map((name) => ({ name, bytes: (name.length === 3 ? 1024 : 1000) ** ('KMGT'.indexOf(name.charAt(0)) + 1) }));
+
+/** How to write a size. */
+const SIZES = 'like 64MiB, 1.5GiB, 200MB, or plain bytes';
+
+/** Bytes of `64MiB`, `1.5 GiB`, `200MB`, `4096`; whole bytes, rounded down. Null where the text is no size. */
+export function parseSize(text: string): number | null {
+  const match = /^(\d+(?:\.\d+)?) ?([KMGT]i?B|B)?$/i.exec(text);
+  if (match === null) return null;
+  const [, number = '', given = 'B'] = match;
+  const unit = SIZE_UNITS.find(({ name }) => name.toLowerCase() === given.toLowerCase())?.bytes ?? 1;
+  const bytes = Math.floor(Number(number) * unit);
+  return Number.isSafeInteger(bytes) ? bytes : null;
+}
+
+/** The shortest text with a binary unit that `parseSize` reads back as exactly these bytes. */
+export function formatSize(bytes: number): string {
+  const unit = SIZE_UNITS.find((candidate) => candidate.name.length === 3 && bytes % candidate.bytes === 0);
+  return unit === undefined || bytes === 0 ? String(bytes) : `${bytes / unit.bytes}${unit.name}`;
+}
+
+/** What an option accepts, in words. */
+function allowed({ key, kind }: Option): string {
+  if (kind === 'path') return 'a path';
+  if (kind === 'text') return 'a text';
+  if (kind === 'choice') return `one of ${choicesOf(key).join(', ')}`;
+  const { min, max } = RANGES[key as NumberKey];
+  const show = kind === 'size' ? formatSize : String;
+  const noun = { size: `a size (${SIZES})`, integer: 'an integer', seconds: 'a number of seconds' }[kind];
+  return max === Number.MAX_SAFE_INTEGER ? `${noun}, at least ${show(min)}` : `${noun}, ${show(min)} to ${show(max)}`;
+}
+
+function choicesOf(key: keyof Config): readonly string[] {
+  return CHOICES[key as ChoiceKey];
+}
+
+function describeProblem(problem: ConfigProblem, config: Config, names: ReadonlyMap<keyof Config, string>): string {
+  const name = names.get(problem.key);
+  const option = OPTIONS.find(({ key }) => key === problem.key) as Option;
+  const value = formatValue(option, config);
+  if (problem.type === 'range') return `${name} is ${value}; allowed is ${allowed(option)}`;
+  const other = `${names.get(problem.atLeast)} (${config[problem.atLeast]})`;
+  return `${name} is ${value}; allowed is at least ${other}: ${problem.because}`;
+}
+
+/** ", did you mean ...?" with the nearest of the known flags, or where to find them all. */
+function suggestion(given: string, known: readonly string[], show: (flag: string) => string): string {
+  const wanted = given.toLowerCase().replaceAll('_', '-');
+  const ranked = known.map((flag) => ({ flag, distance: editDistance(wanted, flag) })).sort((a, b) => a.distance - b.distance);
+  const [nearest] = ranked;
+  if (nearest === undefined || nearest.distance > Math.max(2, wanted.length / 3)) return ', see --help';
+  return `, did you mean ${show(nearest.flag)}?`;
+}
+
+/** Levenshtein's: the fewest letters to insert, delete or replace. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, k) => k);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}
+
+function formatValue({ key, kind }: Option, config: Config): string {
+  const value = config[key];
+  if (kind === 'size') return formatSize(value as number);
+  return value === '' ? '""' : String(value);
+}
+
+/** The configuration, an option per line: name, value, and where it came from unless it is the default. */
+export function printConfig({ config, sources }: Extract<Options, { show: null }>): string {
+  const lines = OPTIONS.map((option) => {
+    const source = sources[option.key];
+    return `  ${option.flag.padEnd(18)} ${formatValue(option, config).padEnd(24)} ${source}`;
+  });
+  return lines.join('\n');
+}
+
+const COLUMNS = 100;
+const INDENT = 34;
+
+/** What every flag does, with its values, default and variable; at most 100 columns. */
+export function helpText(): string {
+  const lines = ['fastswitch serve [flags]', '', 'Most specific first: flag, FASTSWITCH_ variable, file of --config, default.'];
+  const example = { ...DEFAULTS, model: 'models/demo of the package' };
+  for (const [position, option] of OPTIONS.entries()) {
+    if (option.group !== OPTIONS[position - 1]?.group) lines.push('', option.group);
+    const value = option.kind === 'choice' ? choicesOf(option.key).join('|') : option.kind.toUpperCase();
+    const more = `Default ${formatValue(option, example)}; ${variableOf(option.flag)}.`;
+    lines.push(...entry(`--${option.flag} ${value}`, option.about, more));
+  }
+  lines.push('', 'Command line');
+  lines.push(
+    ...entry(
+      '--config PATH',
+      'JSON object of flag names, without the dashes in front, and values.',
+      `${variableOf(CONFIG_FLAG)}.`,
+    ),
+  );
+  for (const [flag, about] of Object.entries(SWITCHES)) lines.push(...entry(`--${flag}`, about));
+  lines.push('', `SIZE is ${SIZES}.`, '');
+  return lines.join('\n');
+}
+
+/** The flag on the left, each text on lines of its own on the right. */
+function entry(left: string, ...texts: string[]): string[] {
+  const [first = '', ...rest] = texts.flatMap(wrap);
+  const start = `  ${left}`;
+  if (start.length >= INDENT) return [start, first, ...rest];
+  return [start + first.slice(start.length), ...rest];
+}
+
+/** Lines of whole words, indented, within the columns. */
+function wrap(text: string): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    if (line !== '' && INDENT + line.length + 1 + word.length > COLUMNS) {
+      lines.push(line);
+      line = '';
+    }
+    line = line === '' ? word : `${line} ${word}`;
+  }
+  return [...lines, line].map((words) => ' '.repeat(INDENT) + words);
+}
+
+/** The folder of the package's package.json: above this file, built or not. */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (readPackage(folder) === null && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+}
+
+function readPackage(folder: string): { readonly version: string } | null {
+  try {
+    return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { version: string };
+  } catch {
+    return null;
+  }
+}
+
+/** The package's version, as in `0.1.0`. */
+export function version(): string {
+  return readPackage(packageRoot())?.version ?? 'unknown';
+}

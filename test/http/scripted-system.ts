@@ -1,0 +1,128 @@
+/**
+ * A system that computes nothing: it emits what a test tells it to, when it tells it to, and remembers what was asked
+ * of it. It stands behind the same interface as the real one and keeps its laws (one end, last; an end after an
+ * abort).
+ */
+import type { Listener, RequestEnd } from '../../src/actors/ports.js';
+import type { SubmitRequest, System, SystemInfo } from '../../src/actors/system.js';
+import type { Histogram, MetricsSnapshot } from '../../src/core/metrics.js';
+import type { AbortReason, RequestId, TokenLogprobs } from '../../src/core/types.js';
+import { VOCABULARY } from './fixtures/tokenizers.js';
+
+export const bytesOf = (text: string): number[] => [...Buffer.from(text, 'utf8')];
+
+export const ENDED: RequestEnd = { outcome: 'stop', code: null, message: null, retryAfterSeconds: null };
+export const CUT: RequestEnd = { ...ENDED, outcome: 'length' };
+export const refused = (code: 'queue_full' | 'draining' | 'too_large', retryAfterSeconds: number | null = null): RequestEnd => ({
+  outcome: 'rejected', code, message: null, retryAfterSeconds,
+});
+
+/** One thing that a request does: emit tokens together, let time pass, or end. */
+export type Beat = { readonly tokens: readonly number[]; readonly logprobs?: TokenLogprobs } | { readonly waitMillis: number } | RequestEnd;
+
+export class ScriptedRequest {
+  readonly id: RequestId;
+  readonly request: SubmitRequest;
+  readonly #listener: Listener;
+  readonly #ended: () => void;
+  aborted: AbortReason | null = null;
+  emitted = 0;
+  over = false;
+
+  constructor(id: RequestId, request: SubmitRequest, listener: Listener, ended: () => void) {
+    this.id = id;
+    this.request = request;
+    this.#listener = listener;
+    this.#ended = ended;
+  }
+
+  emit(tokens: readonly number[], logprobs: TokenLogprobs | null = null): void {
+    if (this.over) return;
+    this.#listener.tokens(tokens.map((token) => ({ id: this.id, index: this.emitted++, token, logprobs })));
+  }
+
+  end(end: RequestEnd): void {
+    if (this.over) return;
+    this.over = true;
+    this.#listener.end(end);
+    this.#ended();
+  }
+
+  async play(beats: readonly Beat[]): Promise<void> {
+    for (const beat of beats) {
+      if (this.over) return;
+      if ('tokens' in beat) this.emit(beat.tokens, beat.logprobs ?? null);
+      else if ('waitMillis' in beat) await new Promise((resolve) => setTimeout(resolve, beat.waitMillis));
+      else this.end(beat);
+    }
+  }
+}
+
+const histogram = (values: readonly number[]): Histogram => ({ bounds: [0.1, 1], counts: [values.length, 0, 0], sum: values.reduce((a, b) => a + b, 0), count: values.length });
+
+export class ScriptedSystem implements System {
+  readonly info: SystemInfo;
+  readonly requests: ScriptedRequest[] = [];
+  readonly failed: Promise<Error>;
+  /** What each request does by itself; none: it waits for the test. `index` counts requests from 0. */
+  script: (request: SubmitRequest, index: number) => readonly Beat[] = () => [];
+  /** The answer comes within `submit`. */
+  eager = false;
+  draining = false;
+  fail: (error: Error) => void = () => {};
+  #drained: (() => void)[] = [];
+
+  constructor(info: Partial<SystemInfo> = {}) {
+    this.info = { contextTokensMax: 1024, vocabularySize: VOCABULARY, blockTokens: 16, blockBytes: 4096, deviceBlocks: 64, hostBlocks: 256, ...info };
+    this.failed = new Promise((resolve) => {
+      this.fail = resolve;
+    });
+  }
+
+  submit(request: SubmitRequest, listener: Listener): RequestId {
+    const index = this.requests.length;
+    const scripted = new ScriptedRequest(index + 1, request, listener, () => this.#settle());
+    this.requests.push(scripted);
+    const start = (): void => void (this.draining ? scripted.end(refused('draining')) : scripted.play(this.script(request, index)));
+    if (this.eager) start();
+    else setImmediate(start);
+    return scripted.id;
+  }
+
+  abort(id: RequestId, reason: AbortReason): void {
+    const scripted = this.requests[id - 1];
+    if (scripted === undefined || scripted.over) return;
+    scripted.aborted ??= reason;
+    setImmediate(() => scripted.end({ outcome: 'aborted', code: null, message: null, retryAfterSeconds: null }));
+  }
+
+  reprioritize(): void {}
+
+  async snapshot(): Promise<MetricsSnapshot> {
+    const live = this.requests.filter((request) => !request.over).length;
+    return {
+      requestsByPhase: { queued: live, prefilling: 0, decoding: 0, 'swapping-out': 0, swapped: 0, 'swapping-in': 0, done: this.requests.length - live },
+      finishedByOutcome: { stop: this.requests.length - live, length: 0, aborted: 0, failed: 0, rejected: 0 },
+      ttftSeconds: histogram([0.05, 0.07]), tbtSeconds: histogram([]), stepSeconds: histogram([0.01]), queueSeconds: histogram([]), requestSeconds: histogram([]),
+      steps: 3, promptTokens: 11, generatedTokens: 7, prefillTokensComputed: 11, decodeTokensComputed: 6, preemptions: { swap: 2, recompute: 1 },
+      transfers: { out: 2, in: 1 }, transferBytes: { out: 8192, in: 4096 }, transferSeconds: { out: 0.5, in: 0.25 }, transferRuns: { out: 2, in: 1 },
+      transfersFailed: 0, stepsFailed: 0,
+      blocks: { device: { free: 60, used: 3, moving: 1, total: 64 }, host: { free: 250, used: 6, moving: 0, total: 256 } },
+    };
+  }
+
+  drain(): Promise<void> {
+    this.draining = true;
+    return new Promise((resolve) => {
+      this.#drained.push(resolve);
+      this.#settle();
+    });
+  }
+
+  async close(): Promise<void> {}
+
+  #settle(): void {
+    if (!this.draining || this.requests.some((request) => !request.over)) return;
+    for (const resolve of this.#drained.splice(0)) resolve();
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The laws of the system, one checker each, run after every event of a simulated run. A checker keeps what it needs to
+ * remember and throws an Error that names the law.
+ */
+import { BLOCK_TOKENS } from '../../src/core/config.js';
+import { checkState, type State } from '../../src/core/state.js';
+import type { Effect, Event, Run } from '../../src/core/types.js';
+
+export type Law = (event: Event, effects: readonly Effect[], state: State) => void;
+
+/** Blocks are conserved, lists agree with phases, work never stands still. */
+export const conservation: Law = (_event, _effects, state) => checkState(state);
+
+/** What a request reads is what it wrote: KV is tagged with (request, position) and followed through every copy. */
+export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
+  const device = new Array<string>(deviceBlocks * BLOCK_TOKENS).fill('');
+  const host = new Array<string>(hostBlocks * BLOCK_TOKENS).fill('');
+  const flights = new Map<number, { type: 'swapOut' | 'swapIn'; runs: readonly Run[]; tags: string[] }>();
+  let step: { id: number; start: number; count: number; blocks: number[] }[] = [];
+  const tagsOf = (memory: string[], runs: readonly Run[]) =>
+    runs.flatMap((run) => memory.slice(run.from * BLOCK_TOKENS, (run.from + run.blocks) * BLOCK_TOKENS));
+  const slot = (blocks: readonly number[], position: number) =>
+    (blocks[Math.floor(position / BLOCK_TOKENS)] as number) * BLOCK_TOKENS + (position % BLOCK_TOKENS);
+
+  const land = (transfer: number) => {
+    const flight = flights.get(transfer);
+    if (flight === undefined) throw new Error(`same KV: transfer ${transfer} landed but was never started`);
+    const [from, to] = flight.type === 'swapOut' ? [device, host] : [host, device];
+    if (tagsOf(from, flight.runs).join() !== flight.tags.join()) throw new Error(`same KV: the source of transfer ${transfer} changed under it`);
+    let at = 0;
+    for (const run of flight.runs) {
+      for (let token = 0; token < run.blocks * BLOCK_TOKENS; token += 1) to[run.to * BLOCK_TOKENS + token] = flight.tags[at++] as string;
+    }
+  };
+  const begin = (effect: Effect) => {
+    if (effect.type === 'swapOut' || effect.type === 'swapIn') {
+      const from = effect.type === 'swapOut' ? device : host;
+      flights.set(effect.transfer, { type: effect.type, runs: effect.runs, tags: tagsOf(from, effect.runs) });
+    } else if (effect.type === 'step') {
+      step = effect.items.map((item) => ({ ...item, blocks: [...item.blocks] }));
+      for (const item of step) {
+        for (let position = 0; position < item.start; position += 1) {
+          const found = device[slot(item.blocks, position)];
+          if (found !== `${item.id}@${position}`) throw new Error(`same KV: request ${item.id} reads ${found} at position ${position}`);
+        }
+      }
+    }
+  };
+  return (event, effects) => {
+    if (event.type === 'landed') land(event.transfer);
+    if (event.type === 'landed' || event.type === 'transferFailed') flights.delete(event.transfer);
+    if (event.type === 'stepped') {
+      for (const item of step) {
+        for (let n = 0; n < item.count; n += 1) device[slot(item.blocks, item.start + n)] = `${item.id}@${item.start + n}`;
+      }
+    }
+    for (const effect of effects) begin(effect);
+  };
+}
+
+/** No block is touched by two: those of the step and of each transfer in flight are disjoint, in both memories. */
+export function nobodySharesABlock(): Law {
+  const users = new Map<string, string>();
+  const drop = (user: string) => {
+    for (const [block, owner] of users) if (owner === user) users.delete(block);
+  };
+  const take = (block: string, user: string) => {
+    const other = users.get(block);
+    if (other !== undefined && other !== user) throw new Error(`shared block: ${block} is used by ${other} and ${user}`);
+    users.set(block, user);
+  };
+  return (event, effects) => {
+    if (event.type === 'stepped' || event.type === 'stepFailed') drop('step');
+    if (event.type === 'landed' || event.type === 'transferFailed') drop(`transfer ${event.transfer}`);
+    for (const effect of effects) {
+      if (effect.type === 'step') {
+        const seen = new Set<number>();
+        for (const item of effect.items) {
+          for (const block of item.blocks) {
+            if (seen.has(block)) throw new Error(`shared block: device ${block} is in two tables of step ${effect.step}`);
+            seen.add(block);
+            take(`device ${block}`, 'step');
+          }
+        }
+      } else if (effect.type === 'swapOut' || effect.type === 'swapIn') {
+        const [source, target] = effect.type === 'swapOut' ? ['device', 'host'] : ['host', 'device'];
+        for (const run of effect.runs) {
+          for (let n = 0; n < run.blocks; n += 1) {
+            take(`${source} ${run.from + n}`, `transfer ${effect.transfer}`);
+            take(`${target} ${run.to + n}`, `transfer ${effect.transfer}`);
+          }
+        }
+      }
+    }
+  };
+}
+
+/** Every request ends exactly once, and nothing is said of it afterwards; its tokens come in order without a gap. */
+export function endsOnce(): Law {
+  const live = new Map<number, number>();
+  const ended = new Set<number>();
+  return (event, effects) => {
+    if (event.type === 'arrived') live.set(event.id, 0);
+    for (const effect of effects) {
+      if (effect.type === 'tokens') {
+        for (const item of effect.items) {
+          if (live.get(item.id) !== item.index) throw new Error(`ends once: token ${item.index} of request ${item.id} is out of order`);
+          live.set(item.id, item.index + 1);
+        }
+      } else if ('id' in effect) {
+        if (ended.has(effect.id) || !live.has(effect.id)) throw new Error(`ends once: ${effect.type} for request ${effect.id}, which is not alive`);
+        if (effect.type === 'finish' || effect.type === 'reject') {
+          ended.add(effect.id);
+          live.delete(effect.id);
+        }
+      }
+    }
+  };
+}
+
+/** A step keeps within its limits of tokens and requests, and computes each request once. */
+export const stepWithinLimits: Law = (_event, effects, state) => {
+  for (const effect of effects) {
+    if (effect.type !== 'step') continue;
+    const tokens = effect.items.reduce((sum, item) => sum + item.count, 0);
+    if (tokens > state.limits.maxBatchTokens) throw new Error(`limits: step ${effect.step} computes ${tokens} tokens`);
+    if (effect.items.length > state.limits.maxRunning) throw new Error(`limits: step ${effect.step} has ${effect.items.length} requests`);
+    if (new Set(effect.items.map((item) => item.id)).size !== effect.items.length) throw new Error(`limits: step ${effect.step} has a request twice`);
+  }
+};
+
+/** Who is preempted is lower in rank than everyone who goes on, except those who only wait for blocks on their way out. */
+export const lowestRankGoesFirst: Law = (_event, effects, state) => {
+  const preempted = effects.filter((effect) => effect.type === 'swapOut').map((effect) => state.requests.get(effect.id));
+  for (const victim of preempted) {
+    const higher = victim && state.active.find((request) => state.policy.compare(victim, request) < 0);
+    if (victim && higher) throw new Error(`rank: request ${victim.id} was preempted while ${higher.id}, lower in rank, runs on`);
+  }
+};
