@@ -2,11 +2,13 @@
 /** argv and environment -> config -> system thread -> server; signals. Short on purpose: decisions live elsewhere. */
 import closeWithGrace from 'close-with-grace';
 import { createThreadedSystem } from './actors/thread.js';
+import type { Config } from './core/config.js';
 import { FastswitchError } from './errors.js';
+import { modelInfo } from './http/model.js';
 import { createServer } from './http/server.js';
 import { loadTokenizer } from './http/tokenizer.js';
 import { loadModel } from './native/model.js';
-import { helpText, parseOptions, printConfig, version } from './options.js';
+import { formatSize, helpText, parseOptions, printConfig, version } from './options.js';
 
 const USAGE = `fastswitch ${version()}
 
@@ -14,24 +16,66 @@ const USAGE = `fastswitch ${version()}
   fastswitch --version
 `;
 
+const LISTEN_ERRORS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'the port is in use; choose another with --port, or 0 for any',
+  EACCES: 'not allowed; choose a --port of 1024 or above',
+  EADDRNOTAVAIL: 'this machine has no such address; check --host',
+  ENOTFOUND: 'the name is not known; check --host',
+};
+
 async function serve(argv: readonly string[]): Promise<void> {
   const options = parseOptions(argv, process.env);
-  if (options.show === 'help') return void process.stdout.write(helpText());
-  if (options.show === 'version') return void process.stdout.write(`${version()}\n`);
-  const { config } = options;
-  process.stdout.write(`${printConfig(options)}\n`);
+  if (options.show === 'help') return print(helpText());
+  if (options.show === 'version') return print(version());
+  print(printConfig(options));
+  await run(options.config);
+}
+
+/** Serves until a signal comes; resolves when it listens. */
+async function run(config: Config): Promise<void> {
+  const model = loadModel(config.model, { maxContext: config.maxContext });
+  for (const warning of model.warnings) print(`warning: ${warning}`);
+  print(`loading ${model.name}: ${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters in ${model.dtype}`);
+  const [system, tokenizer] = await Promise.all([createThreadedSystem(config), loadTokenizer(config.model)]);
+  const { deviceBlocks, hostBlocks, blockBytes, blockTokens, contextTokensMax } = system.info;
+  print(
+    `KV blocks of ${blockTokens} tokens, ${formatSize(blockBytes)}: ${deviceBlocks} on the device, ${hostBlocks} on the host; ` +
+      `context ${contextTokensMax} tokens`,
+  );
+  const info = modelInfo(config, version(), model.eosTokens, tokenizer.eosToken);
+  const server = createServer({ config, system, tokenizer, model: info, version: version() });
+  // Running answers have their grace inside server.close(); this only bounds the whole.
+  closeWithGrace({ delay: (config.drainSeconds + 10) * 1000 }, async ({ signal, err }) => {
+    if (err) process.stderr.write(`fastswitch: ${err.stack}\n`);
+    else print(`${signal ?? 'end'}: draining for up to ${config.drainSeconds} s`);
+    await server.close();
+    await system.close();
+  });
+  void system.failed.then((error) => {
+    process.stderr.write(`fastswitch: the engine stopped and the server with it: ${error.stack}\n`);
+    // Clients have their errors; a supervisor starts us anew.
+    setTimeout(() => process.exit(1), 500);
+  });
+  const address = await server.listen({ host: config.host, port: config.port }).catch((error: NodeJS.ErrnoException) => {
+    const reason = LISTEN_ERRORS[error.code ?? ''] ?? error.message;
+    throw new FastswitchError('bad_config', `cannot listen on ${config.host}:${config.port}: ${reason}`);
+  });
+  print(`serving ${info.name} on ${address}`);
+}
+
+function print(line: string): void {
+  process.stdout.write(line.endsWith('\n') ? line : `${line}\n`);
 }
 
 async function main(): Promise<void> {
   const [command, ...rest] = process.argv.slice(2);
   if (command === 'serve') return serve(rest);
-  if (command === '--version') return void process.stdout.write(`${version()}\n`);
-  if (command === undefined || command === '--help') return void process.stdout.write(USAGE);
+  if (command === '--version') return print(version());
+  if (command === undefined || command === '--help') return print(USAGE);
   throw new FastswitchError('bad_config', `unknown command "${command}"\n\n${USAGE}`);
 }
 
 main().catch((error: unknown) => {
   process.stderr.write(error instanceof FastswitchError ? `fastswitch: ${error.message}\n` : `${(error as Error).stack}\n`);
-  process.exitCode = 1;
+  process.exit(1);
 });
-void closeWithGrace; void createThreadedSystem; void createServer; void loadTokenizer; void loadModel;

@@ -8,11 +8,10 @@ import type { Limits } from '../core/state.js';
 import type { Content, Micros, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
-import { createEngine, createStore, destroyEngine, destroyStore } from '../native/index.js';
+import { createEngine, createStore, Direction, destroyEngine, destroyStore, engineInfo } from '../native/index.js';
 import { loadModel } from '../native/model.js';
 import { RESULT_RECORD } from '../native/plan.js';
 import { createPools, type Pools } from '../native/pool.js';
-import type { EngineSpec } from '../native/spec.js';
 import type { Answer, EnginePort, Hands, StepEffect, SwapEffect, TransfersPort } from './ports.js';
 import type { SystemInfo } from './system.js';
 
@@ -27,15 +26,6 @@ export interface Live {
 export function openLive(config: Config): Live {
   const model = loadModel(config.model, { maxContext: config.maxContext });
   const kvDtype = config.kvDtype === 'auto' ? (model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
-  const blockBytes = bytesOfBlock(model.spec, kvDtype);
-  const deviceBlocks = Math.floor(config.deviceKvBytes / blockBytes);
-  const hostBlocks = Math.floor(config.hostKvBytes / blockBytes);
-  if (deviceBlocks < 2) {
-    throw new FastswitchError(
-      'bad_config',
-      `--device-kv ${config.deviceKvBytes} holds ${deviceBlocks} blocks of ${blockBytes} bytes; give at least ${2 * blockBytes} bytes`,
-    );
-  }
   const engine = createEngine(model.spec, {
     threads: config.threads === 0 ? availableParallelism() : config.threads,
     quantize: config.quantize,
@@ -44,7 +34,16 @@ export function openLive(config: Config): Live {
     maxBatchTokens: config.maxBatchTokens,
     maxSequences: config.maxRunning,
   });
-  const store = createStore({ blockBytes, deviceBlocks, hostBlocks });
+  const blockBytes = engineInfo(engine).blockBytes;
+  const deviceBlocks = Math.floor(config.deviceKvBytes / blockBytes);
+  const hostBlocks = Math.floor(config.hostKvBytes / blockBytes);
+  if (deviceBlocks < 2) {
+    throw new FastswitchError(
+      'bad_config',
+      `--device-kv ${config.deviceKvBytes} holds ${deviceBlocks} blocks of ${blockBytes} bytes; give at least ${2 * blockBytes} bytes`,
+    );
+  }
+  const store = createStore(blockBytes, deviceBlocks, hostBlocks);
   const info: SystemInfo = {
     contextTokensMax: Math.min(model.spec.positions, deviceBlocks * BLOCK_TOKENS),
     vocabularySize: model.spec.vocabulary,
@@ -66,11 +65,6 @@ export function openLive(config: Config): Live {
       return liveHands({ pools, engine, store, maxRunning, destroy }, answer);
     },
   };
-}
-
-/** A block holds K and V of BLOCK_TOKENS tokens for all layers: [layer][K,V][token][KV head][head dim]. */
-function bytesOfBlock(spec: EngineSpec, kvDtype: 'f32' | 'bf16'): number {
-  return spec.layers * 2 * BLOCK_TOKENS * spec.kvHeads * spec.headDim * (kvDtype === 'f32' ? 4 : 2);
 }
 
 interface LiveOptions {
@@ -109,7 +103,7 @@ type Track = (work: Promise<void>) => void;
 function liveTransfers({ pools, store }: LiveOptions, answer: Answer, track: Track): TransfersPort {
   return {
     start({ type, transfer, runs }: SwapEffect) {
-      const direction = type === 'swapOut' ? 'out' : 'in';
+      const direction = type === 'swapOut' ? Direction.deviceToHost : Direction.hostToDevice;
       track(
         pools.copy(store, direction, flatRuns(runs)).then(
           (micros) => answer({ type: 'landed', transfer, micros }),

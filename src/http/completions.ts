@@ -68,8 +68,7 @@ export class Completions {
     const maxTokens = body.max_completion_tokens ?? body.max_tokens;
     const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize);
     const messages = chatMessages(body.messages);
-    this.#refuseHopeless(messages.reduce((sum, message) => sum + message.content.length, 0), 'messages');
-    const tokens = await tokenizer.encodeChat(messages, templateOptions(body.chat_template_kwargs, true));
+    const tokens = await tokenizer.encodeChat(messages, templateOptions(body.chat_template_kwargs, true), system.info.contextTokensMax);
     const prompts = [this.#fitted(tokens, asked.maxTokens, null, 'messages')];
     const answers = new ChatAnswers(tokenizer, tokens, topLogprobs >= 0, asked.returnTokenIds);
     return this.#answer({ idPrefix: 'chatcmpl', asked, prompts, answers }, reply);
@@ -96,11 +95,9 @@ export class Completions {
   }
 
   async #promptTokens(prompt: string | readonly number[]): Promise<Int32Array> {
-    if (typeof prompt === 'string') {
-      this.#refuseHopeless(prompt.length, 'prompt');
-      return this.#parts.tokenizer.encodePrompt(prompt, true, 'prompt');
-    }
-    for (const token of prompt) requireToken(token, this.#parts.system.info.vocabularySize, 'prompt');
+    const { contextTokensMax, vocabularySize } = this.#parts.system.info;
+    if (typeof prompt === 'string') return this.#parts.tokenizer.encodePrompt(prompt, true, contextTokensMax, 'prompt');
+    for (const token of prompt) requireToken(token, vocabularySize, 'prompt');
     return Int32Array.from(prompt);
   }
 
@@ -114,18 +111,6 @@ export class Completions {
     const { maxQueued, maxRunning } = this.#parts.config;
     if (choices <= maxQueued + maxRunning) return;
     throw new FastswitchError('invalid_request', `This request asks for ${choices} choices, but the server holds at most ${maxQueued + maxRunning} at once. Send fewer prompts, or a lower n.`, 'n');
-  }
-
-  /** Text that cannot fit the context however well it is tokenised need not be tokenised. */
-  #refuseHopeless(characters: number, param: string): void {
-    const { tokenizer, system } = this.#parts;
-    // Twice, because a tokenizer may normalise characters away.
-    if (characters <= system.info.contextTokensMax * tokenizer.longestPiece * 2) return;
-    throw new FastswitchError(
-      'context_length_exceeded',
-      `This model's maximum context length is ${system.info.contextTokensMax} tokens, and the ${param} of ${characters} characters cannot fit. Shorten it.`,
-      param,
-    );
   }
 
   /** @throws FastswitchError context_length_exceeded with the numbers. */

@@ -9,12 +9,13 @@ const WAITING_MAX = 64;
 
 export interface EncoderAnswer {
   readonly job: number;
+  /** Null without an error: too many tokens. */
   readonly ids: Int32Array | null;
   readonly error: string | null;
 }
 
 interface Waiting {
-  readonly resolve: (ids: Int32Array) => void;
+  readonly resolve: (ids: Int32Array | null) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -29,8 +30,11 @@ export class EncoderThread {
     this.#sealedJson = sealedJson;
   }
 
-  /** @throws FastswitchError queue_full if too many long texts wait already. */
-  encode(sealed: string, addSpecial: boolean): Promise<Int32Array> {
+  /**
+   * Token ids; null if there are surely more than `tokensMax` (a text of little more may come back whole).
+   * @throws FastswitchError queue_full if too many long texts wait already.
+   */
+  encode(sealed: string, addSpecial: boolean, tokensMax: number): Promise<Int32Array | null> {
     if (this.#waiting.size >= WAITING_MAX) {
       return Promise.reject(new FastswitchError('queue_full', `${WAITING_MAX} long prompts are being encoded already. Try again later.`, null, 1));
     }
@@ -42,7 +46,7 @@ export class EncoderThread {
       this.#waiting.set(job, { resolve, reject });
       // Only a thread with work keeps the process alive.
       worker.ref();
-      worker.postMessage({ job, text: sealed, addSpecial });
+      worker.postMessage({ job, text: sealed, addSpecial, tokensMax });
     });
   }
 
@@ -56,7 +60,7 @@ export class EncoderThread {
       const waiting = this.#waiting.get(answer.job);
       this.#waiting.delete(answer.job);
       if (this.#waiting.size === 0) worker.unref();
-      if (answer.ids !== null) waiting?.resolve(answer.ids);
+      if (answer.error === null) waiting?.resolve(answer.ids);
       else waiting?.reject(new Error(`Encoding failed: ${answer.error}`));
     });
     worker.on('error', (error) => this.#lost(worker, error));

@@ -7,10 +7,20 @@ import { Tokenizer } from '@huggingface/tokenizers';
 
 const encoding = new Tokenizer(JSON.parse(workerData), {});
 
-parentPort.on('message', ({ job, text, addSpecial }) => {
+const encode = (text, addSpecial) => encoding.encode(text, { add_special_tokens: addSpecial }).ids;
+
+/** Null if the text surely has more than `tokensMax` tokens: then a part of it told so, and the rest is not read. */
+function encodeWithin(text, addSpecial, tokensMax) {
+  for (let length = tokensMax * 4; length < text.length; length *= 2) {
+    if (encode(text.slice(0, length), addSpecial).length > tokensMax * 2) return null;
+  }
+  return Int32Array.from(encode(text, addSpecial));
+}
+
+parentPort.on('message', ({ job, text, addSpecial, tokensMax }) => {
   try {
-    const ids = Int32Array.from(encoding.encode(text, { add_special_tokens: addSpecial }).ids);
-    parentPort.postMessage({ job, ids, error: null }, [ids.buffer]);
+    const ids = encodeWithin(text, addSpecial, tokensMax);
+    parentPort.postMessage({ job, ids, error: null }, ids === null ? [] : [ids.buffer]);
   } catch (error) {
     parentPort.postMessage({ job, ids: null, error: error instanceof Error ? error.message : String(error) });
   }

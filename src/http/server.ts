@@ -5,13 +5,14 @@
  * sends no JSON across origins without asking first, and is not answered.)
  */
 import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
-import Fastify, { type FastifyInstance, LogController } from 'fastify';
+import Fastify, { type ConnectionError, type FastifyInstance, type FastifyReply, LogController } from 'fastify';
 import type { System } from '../actors/system.js';
 import type { Config } from '../core/config.js';
 import { FastswitchError } from '../errors.js';
 import { Completions } from './completions.js';
-import { clientError, sendError } from './error-answers.js';
+import { clientError, errorBody, sendError } from './error-answers.js';
 import { OpenGenerations } from './generation.js';
 import type { ModelInfo } from './model.js';
 import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse } from './schema.js';
@@ -52,6 +53,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
     http: { headersTimeout: HEADERS_MILLIS_MAX, maxHeaderSize: HEADER_BYTES_MAX },
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: false,
+    frameworkErrors: (error, _request, reply) => void answerError(reply, error, config),
+    clientErrorHandler: answerUnparsed,
     genReqId: (request) => requestId(request.headers['x-request-id']),
     logger: config.logLevel === 'silent' ? false : { level: config.logLevel },
     logController: new LogController({ disableRequestLogging: config.logLevel !== 'debug' }),
@@ -96,6 +99,8 @@ function withoutNulls(value: unknown): unknown {
 
 /** Request ids, refusal while not serving, and errors of every kind in one shape. */
 function registerManners(server: FastifyInstance, config: Config, health: () => Health): void {
+  // JSON only. (Text is also what a foreign web page could send without asking.)
+  server.removeContentTypeParser('text/plain');
   const methodsByPath = new Map<string, Set<string>>();
   server.addHook('onRoute', ({ method, url }) => {
     const methods = methodsByPath.get(url) ?? new Set();
@@ -113,11 +118,7 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
   server.addHook('preValidation', async (request) => {
     request.body = withoutNulls(request.body);
   });
-  server.setErrorHandler((error, request, reply) => {
-    const known = clientError(error, config.bodyLimitBytes);
-    if (known === null) request.log.error(error, 'unexpected error while answering');
-    return sendError(reply, known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'));
-  });
+  server.setErrorHandler((error, _request, reply) => answerError(reply, error, config));
   server.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?', 1)[0] ?? '';
     const methods = methodsByPath.get(path) ?? (path.startsWith('/v1/models/') ? methodsByPath.get('/v1/models/*') : undefined);
@@ -127,6 +128,27 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
     return sendError(reply, new FastswitchError('method_not_allowed', `${path.slice(0, 200)} does not answer ${request.method}. Use ${allowed}.`));
   });
 }
+
+function answerError(reply: FastifyReply, error: unknown, config: Config): FastifyReply {
+  const known = clientError(error, config.bodyLimitBytes);
+  if (known === null) reply.log.error(error, 'unexpected error while answering');
+  return sendError(reply, known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'));
+}
+
+/** What is no HTTP, or comes too slowly, never becomes a request: the answer goes straight to the socket. */
+function answerUnparsed(error: ConnectionError, socket: Socket): void {
+  // On a connection that has answered before, an answer may be under way: nothing can be said in its middle.
+  if (error.code === 'ECONNRESET' || !socket.writable || socket.bytesWritten > 0) return void socket.destroy();
+  const [status, message] = UNPARSED[error.code] ?? ['400 Bad Request', 'The request is not valid HTTP.'];
+  const body = JSON.stringify(errorBody(new FastswitchError('invalid_request', message)));
+  const head = ['connection: close', 'content-type: application/json; charset=utf-8', `content-length: ${Buffer.byteLength(body)}`];
+  socket.end(`HTTP/1.1 ${status}\r\n${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+}
+
+const UNPARSED: Readonly<Record<string, readonly [status: string, message: string]>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'The request did not arrive in time.'],
+  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', `The headers are larger than ${HEADER_BYTES_MAX} bytes.`],
+};
 
 /** Returns when no answer is being written any more, at the latest a little after `drainSeconds`. */
 async function drained(server: FastifyInstance, { system, config }: ServerParts, open: OpenGenerations): Promise<void> {

@@ -11,6 +11,9 @@ import { chatMessages, requireToken, templateOptions } from './parameters.js';
 import { DetokenizeRequest, TokenizeRequest } from './schema.js';
 import type { Tokenizer } from './tokenizer.js';
 
+/** Texts to be counted may be longer than the context, in order to learn by how much; but not without end. */
+const TOKENIZE_CONTEXTS_MAX = 8;
+
 export type Health = 'serving' | 'draining' | 'failed';
 
 export interface StatusParts {
@@ -52,6 +55,7 @@ function registerTokens(server: FastifyInstance, { model, system, tokenizer }: S
     if (name === undefined || model.isCalled(name)) return;
     throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`, 'model');
   };
+  const tokensMax = system.info.contextTokensMax * TOKENIZE_CONTEXTS_MAX;
   const typed = server.withTypeProvider<TypeBoxTypeProvider>();
   typed.post('/tokenize', { schema: { body: TokenizeRequest } }, async ({ body }) => {
     requireModel(body.model);
@@ -59,8 +63,8 @@ function registerTokens(server: FastifyInstance, { model, system, tokenizer }: S
       throw new FastswitchError('invalid_request', "Give either 'prompt' or 'messages'.", 'prompt');
     }
     const tokens = body.prompt !== undefined
-      ? await tokenizer.encodePrompt(body.prompt, body.add_special_tokens ?? true, 'prompt')
-      : await tokenizer.encodeChat(chatMessages(body.messages ?? []), templateOptions(body.chat_template_kwargs, body.add_generation_prompt ?? true));
+      ? await tokenizer.encodePrompt(body.prompt, body.add_special_tokens ?? true, tokensMax, 'prompt')
+      : await tokenizer.encodeChat(chatMessages(body.messages ?? []), templateOptions(body.chat_template_kwargs, body.add_generation_prompt ?? true), tokensMax);
     return {
       count: tokens.length,
       max_model_len: system.info.contextTokensMax,

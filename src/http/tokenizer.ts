@@ -62,8 +62,6 @@ export class Tokenizer {
   readonly #control: ReadonlySet<number>;
   /** The largest token id plus one. */
   readonly size: number;
-  /** Most characters that one token can stand for. */
-  readonly longestPiece: number;
 
   /** See `loadTokenizer`. */
   constructor(files: TokenizerFiles, encoding: TextEncoding) {
@@ -73,13 +71,8 @@ export class Tokenizer {
     this.#thread = new EncoderThread(files.sealedJson);
     this.#control = new Set(files.control.ids.values());
     let size = 0;
-    let longest = 1;
-    for (const [id, piece] of files.pieces) {
-      size = Math.max(size, id + 1);
-      longest = Math.max(longest, piece.length);
-    }
+    for (const id of files.pieces.keys()) size = Math.max(size, id + 1);
     this.size = size;
-    this.longestPiece = longest;
   }
 
   /** @throws FastswitchError bad_model if a token id is beyond the model's vocabulary. */
@@ -102,18 +95,20 @@ export class Tokenizer {
   /**
    * Token ids of a raw prompt, in which control tokens are recognised.
    * @param addSpecial Add what the tokenizer adds around a text, such as a beginning-of-sequence token.
+   * @param tokensMax A long text that surely has more is not read to its end.
+   * @throws FastswitchError context_length_exceeded for such a text.
    */
-  async encodePrompt(text: string, addSpecial: boolean, param: string): Promise<Int32Array> {
+  async encodePrompt(text: string, addSpecial: boolean, tokensMax: number, param: string): Promise<Int32Array> {
     this.#files.control.assertClean(text, param);
-    return this.#encode(this.#files.control.seal(text), addSpecial);
+    return this.#encode(this.#files.control.seal(text), addSpecial, tokensMax, param);
   }
 
-  /** Token ids of a conversation through the model's chat template. */
-  async encodeChat(messages: readonly ChatMessage[], options: TemplateOptions): Promise<Int32Array> {
+  /** Token ids of a conversation through the model's chat template; `tokensMax` as for `encodePrompt`. */
+  async encodeChat(messages: readonly ChatMessage[], options: TemplateOptions, tokensMax: number): Promise<Int32Array> {
     if (this.#template === null) {
       throw new FastswitchError('invalid_request', 'This model has no chat template. Send the prompt to /v1/completions instead.', 'messages');
     }
-    return this.#encode(this.#template.render(messages, options), false);
+    return this.#encode(this.#template.render(messages, options), false, tokensMax, 'messages');
   }
 
   /** The text of a whole sequence, control tokens by their spelling; what is no valid UTF-8 becomes U+FFFD. */
@@ -163,10 +158,17 @@ export class Tokenizer {
     return bytes.includes(undefined) ? utf8.encode(piece) : Uint8Array.from(bytes as number[]);
   }
 
-  async #encode(sealed: string, addSpecial: boolean): Promise<Int32Array> {
+  async #encode(sealed: string, addSpecial: boolean, tokensMax: number, param: string): Promise<Int32Array> {
     const ids = sealed.length > HERE_CHARACTERS_MAX
-      ? await this.#thread.encode(sealed, addSpecial)
+      ? await this.#thread.encode(sealed, addSpecial, tokensMax)
       : Int32Array.from(this.#encoding.encode(sealed, { add_special_tokens: addSpecial }).ids);
+    if (ids === null) {
+      throw new FastswitchError(
+        'context_length_exceeded',
+        `This model's maximum context length is ${tokensMax} tokens, and the ${sealed.length} characters of '${param}' are more than twice as many. Shorten it.`,
+        param,
+      );
+    }
     return addSpecial ? this.#withBos(ids) : ids;
   }
 

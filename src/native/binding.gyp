@@ -1,6 +1,5 @@
 {
   "variables": {
-    "openssl_fips": "",
     "common_flags": ["-O3", "-Wall", "-Wextra", "-Wno-psabi", "-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fvisibility=hidden"],
     "standard": ["-std=c++17"],
     "kernel_flags": ["-fno-threadsafe-statics", "--param", "max-completely-peel-times=64"]
@@ -10,6 +9,7 @@
     "cflags": ["<@(common_flags)"],
     "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
     "cflags_cc": ["<@(standard)"],
+    "conditions": [["target_arch=='x64'", { "defines": ["FASTSWITCH_X86_64"] }]],
     "xcode_settings": {
       "CLANG_CXX_LANGUAGE_STANDARD": "c++17",
       "GCC_ENABLE_CPP_EXCEPTIONS": "NO",
@@ -45,8 +45,7 @@
       ],
       "conditions": [
         ["target_arch=='x64'", {
-          "dependencies": ["kernels_avx2", "kernels_avx512"],
-          "defines": ["FASTSWITCH_X86_64"]
+          "dependencies": ["kernels_avx2", "kernels_avx512"]
         }]
       ]
     }

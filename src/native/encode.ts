@@ -60,8 +60,8 @@ export function encodeStep(words: Int32Array, items: readonly StepItem[], conten
       end += 2;
     }
     words[record + Field.history] = end;
-    words[record + Field.historyPrompt] = content.promptTokens;
     if (needsHistory(content.sampling)) {
+      words[record + Field.historyPrompt] = content.promptTokens;
       words[record + Field.historyCount] = tokens.length;
       words.set(tokens, end);
       end += tokens.length;

@@ -89,9 +89,16 @@ const DEFAULTS: Readonly<Record<Family, Defaults>> = {
   },
 };
 
-/** Beyond any model of these families; keeps a lying config from making us loop or overflow. */
-const LAYERS_MAX = 4_096;
-const SIZE_MAX = 1 << 24;
+/** What the engine accepts: beyond any model of these families, and a lying config makes nothing loop or overflow. */
+const LIMITS = {
+  vocabulary: 1 << 24,
+  hidden: 1 << 20,
+  layers: 4_096,
+  heads: 4_096,
+  headDim: 1_024,
+  intermediate: 1 << 22,
+  positions: 1 << 24,
+};
 
 /** Keys of models that are not plain decoders of these families, with the values that mean "not used". */
 const FOREIGN: readonly { key: string; unused: readonly unknown[]; why: string }[] = [
@@ -116,17 +123,18 @@ export function readModelConfig(config: Json): ModelConfig {
   const family = readFamily(config);
   refuseForeign(config, family);
   const defaults = DEFAULTS[family];
-  const hidden = size(config, 'hidden_size', 4_096);
-  const layers = size(config, 'num_hidden_layers', 32, LAYERS_MAX);
-  const heads = size(config, 'num_attention_heads', 32);
+  const hidden = size(config, 'hidden_size', 4_096, LIMITS.hidden);
+  const layers = size(config, 'num_hidden_layers', 32, LIMITS.layers);
+  const heads = size(config, 'num_attention_heads', 32, LIMITS.heads);
   // Missing is the family's default, an explicit null is "as many as heads", as in transformers.
-  const kvHeads = config.num_key_value_heads === null ? heads : size(config, 'num_key_value_heads', defaults.kvHeads || heads);
+  const kvHeads =
+    config.num_key_value_heads === null ? heads : size(config, 'num_key_value_heads', defaults.kvHeads || heads, LIMITS.heads);
   const headDim = readHeadDim(config, defaults, hidden, heads);
   if (heads % kvHeads !== 0)
     throw badModel(
       `config.json: ${heads} attention heads cannot share ${kvHeads} key-value heads; the file is wrong, download it again`,
     );
-  const stated = size(config, 'max_position_embeddings', defaults.positions, 2 ** 31 - 1);
+  const stated = size(config, 'max_position_embeddings', defaults.positions, LIMITS.positions);
   const rope = readRope(config, headDim, stated);
   const attentionBias = flag(config, 'attention_bias');
   if (family === 'mistral' && attentionBias)
@@ -142,10 +150,10 @@ export function readModelConfig(config: Json): ModelConfig {
     headDim,
     rope,
     architecture: defaults.architecture,
-    vocabulary: size(config, 'vocab_size', defaults.vocabulary),
-    intermediate: size(config, 'intermediate_size', defaults.intermediate),
+    vocabulary: size(config, 'vocab_size', defaults.vocabulary, LIMITS.vocabulary),
+    intermediate: size(config, 'intermediate_size', defaults.intermediate, LIMITS.intermediate),
     rmsEps: readEps(config),
-    positions: Math.max(stated, rope.reach),
+    positions: Math.min(Math.max(stated, rope.reach), LIMITS.positions),
     ...readWindow(config, family, layers),
     tied: flag(config, 'tie_word_embeddings'),
     // Qwen2's q, k and v always have biases, its o never; the config key is not read for it.
@@ -220,8 +228,10 @@ function readHeadDim(config: Json, defaults: Defaults, hidden: number, heads: nu
   if (given === null && defaults.headDim === 0 && hidden % heads !== 0) {
     throw badModel(`config.json: hidden_size ${hidden} is no multiple of num_attention_heads ${heads} and head_dim is missing`);
   }
-  const headDim = given === null ? defaults.headDim || hidden / heads : size(config, 'head_dim', 0);
-  if (headDim % 2 !== 0) throw badModel(`config.json: head_dim is ${headDim}; rope needs an even number`);
+  const headDim = given === null ? defaults.headDim || hidden / heads : size(config, 'head_dim', 0, LIMITS.headDim);
+  if (headDim % 2 !== 0 || headDim > LIMITS.headDim) {
+    throw badModel(`config.json: head_dim is ${headDim}; rope needs an even number, the engine one up to ${LIMITS.headDim}`);
+  }
   return headDim;
 }
 
@@ -240,7 +250,7 @@ function readWindow(config: Json, family: Family, layers: number): { window: num
   const full = { window: 0, windowFromLayer: 0 };
   const types = readLayerTypes(config, layers);
   const uses = family === 'mistral' || (family !== 'llama' && flag(config, 'use_sliding_window'));
-  const window = uses && config.sliding_window !== null ? size(config, 'sliding_window', 4_096) : 0;
+  const window = uses && config.sliding_window !== null ? size(config, 'sliding_window', 4_096, LIMITS.positions) : 0;
   const first = windowStart(config, family, layers, types);
   const sliding = types !== null && first < layers;
   if (sliding && window === 0)
@@ -257,7 +267,7 @@ function readWindow(config: Json, family: Family, layers: number): { window: num
 
 /** The first windowed layer, `layers` where none is; every layer after it is windowed too. */
 function windowStart(config: Json, family: Family, layers: number, types: readonly string[] | null): number {
-  if (types === null) return family === 'mistral' ? 0 : size(config, 'max_window_layers', 28, SIZE_MAX, 0);
+  if (types === null) return family === 'mistral' ? 0 : size(config, 'max_window_layers', 28, LIMITS.positions, 0);
   const first = types.indexOf('sliding_attention');
   if (first === -1) return layers;
   if (types.indexOf('full_attention', first) !== -1)
@@ -280,7 +290,7 @@ function readLayerTypes(config: Json, layers: number): readonly string[] | null 
 }
 
 /** A whole number from `least` to `most`; `fallback` where the key is missing or null. */
-function size(config: Json, key: string, fallback: number, most = SIZE_MAX, least = 1): number {
+function size(config: Json, key: string, fallback: number, most: number, least = 1): number {
   const value = config[key] ?? fallback;
   if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most) {
     throw badModel(

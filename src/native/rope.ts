@@ -31,6 +31,15 @@ const THETA_DEFAULT = 10_000;
  * @throws FastswitchError `bad_model` for scalings that depend on the length of the request, or missing numbers.
  */
 export function readRope(config: Json, headDim: number, positions: number): Rope {
+  const rope = computeRope(config, headDim, positions);
+  // Numbers beyond float32 in the config would end as infinities in every logit.
+  if (![...rope.inverseFrequencies, rope.scale].every(Number.isFinite)) {
+    throw badModel('config.json: the rope settings give numbers that are not finite; the file is wrong, download it again');
+  }
+  return rope;
+}
+
+function computeRope(config: Json, headDim: number, positions: number): Rope {
   const block = ropeBlock(config);
   const rotary = block.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
   if (rotary !== 1)

@@ -24,7 +24,7 @@ export interface Oracle {
   readonly prompts: readonly {
     readonly prompt: readonly number[];
     readonly continuation: readonly number[];
-    readonly leastMargin: number;
+    readonly margins: readonly number[];
     readonly logits: readonly Logits[];
     readonly final: Logits;
   }[];

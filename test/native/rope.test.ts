@@ -60,6 +60,7 @@ describe('rope', () => {
     [{ rope_type: 'llama3', factor: 8 }, /llama3 needs "low_freq_factor"/],
     [{ rope_type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 }, /must be above/],
     [{ rope_type: 'yarn', factor: 2, rope_theta: 1 }, /cannot be computed/],
+    [{ rope_type: 'default', rope_theta: 1e-300 }, /not finite/],
     [{ full_attention: { rope_type: 'default' }, sliding_attention: { rope_type: 'linear' } }, /differs by layer type/],
     [{ rope_type: 'default', partial_rotary_factor: 0.5 }, /partial_rotary_factor is 0\.5/],
   ])('%j is refused', (rope, says) => {
