@@ -9,7 +9,14 @@ export interface ErrorKind {
   /** HTTP status where the error reaches a client. */
   readonly status: number;
   /** OpenAI's `error.type`. */
-  readonly type: 'invalid_request_error' | 'not_found_error' | 'rate_limit_error' | 'server_error' | 'service_unavailable_error' | 'authentication_error' | 'timeout_error';
+  readonly type:
+    | 'invalid_request_error'
+    | 'not_found_error'
+    | 'rate_limit_error'
+    | 'server_error'
+    | 'service_unavailable_error'
+    | 'authentication_error'
+    | 'timeout_error';
   /** Trying the same request again later may help. */
   readonly retriable: boolean;
 }

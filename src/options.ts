@@ -95,7 +95,7 @@ function kindOf(key: keyof Config): Kind {
 }
 
 /** Where a value came from. */
-export type Source = 'flag' | 'environment' | 'file' | 'default';
+type Source = 'flag' | 'environment' | 'file' | 'default';
 
 /** `show`: what to print instead of serving; null: serve with `config`. */
 export type Options =

@@ -28,7 +28,7 @@ export function createLocalSystem(info: SystemInfo, options: Omit<RuntimeOptions
     },
     abort: (id, reason) => runtime.deliver({ type: 'aborted', id, reason }),
     reprioritize: (id, priority) => runtime.deliver({ type: 'reprioritized', id, priority }),
-    snapshot: async () => runtime.snapshot(),
+    snapshot: async () => ({ ...runtime.snapshot(), loopDelaySeconds: null }),
     drain: () => runtime.drain(),
     close: () => runtime.close(),
   };

@@ -32,6 +32,11 @@ export interface SystemInfo {
   readonly hostBlocks: number;
 }
 
+/** Metrics, and how late the event loop of the system's own thread was since the last snapshot (null: it has none). */
+export interface SystemSnapshot extends MetricsSnapshot {
+  readonly loopDelaySeconds: Readonly<Record<'0.5' | '0.99' | '1', number>> | null;
+}
+
 /** The same on this thread or on another. */
 export interface System {
   readonly info: SystemInfo;
@@ -40,7 +45,7 @@ export interface System {
   /** No effect on a request that has ended. The listener's `end` still comes. */
   abort(id: RequestId, reason: AbortReason): void;
   reprioritize(id: RequestId, priority: number): void;
-  snapshot(): Promise<MetricsSnapshot>;
+  snapshot(): Promise<SystemSnapshot>;
   /** New requests are rejected from now on; resolves when the last one has ended. */
   drain(): Promise<void>;
   /** Aborts what still runs and frees everything. */
@@ -189,8 +194,9 @@ export class Runtime {
   }
 
   #idle(): void {
-    if (this.#server.getSnapshot().value === 'ready') return;
-    this.#server.send({ type: 'IDLE' });
+    const { value } = this.#server.getSnapshot();
+    if (value === 'ready') return;
+    if (value === 'draining') this.#server.send({ type: 'IDLE' });
     for (const resolve of this.#drained.splice(0)) resolve();
   }
 

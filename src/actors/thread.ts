@@ -3,14 +3,14 @@
  * messages that cross it. Plain data, batched: all commands of one turn go in one message, and so do all tokens and
  * ends of one step.
  */
+import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
 import { type MessagePort, Worker } from 'node:worker_threads';
 import type { Config } from '../core/config.js';
-import type { MetricsSnapshot } from '../core/metrics.js';
 import type { AbortReason, EmittedToken, RequestId, TokenLogprobs } from '../core/types.js';
 import { type ErrorCode, FastswitchError } from '../errors.js';
 import type { Listener, RequestEnd } from './ports.js';
 import { Listeners } from './stream.js';
-import { Runtime, type RuntimeOptions, type Sink, type SubmitRequest, type System, type SystemInfo } from './system.js';
+import { Runtime, type RuntimeOptions, type Sink, type SubmitRequest, type System, type SystemInfo, type SystemSnapshot } from './system.js';
 
 type Command =
   | { readonly type: 'submit'; readonly id: RequestId; readonly request: SubmitRequest }
@@ -29,7 +29,7 @@ type Report =
       readonly logprobs: readonly (TokenLogprobs | null)[] | null;
       readonly ends: readonly (readonly [RequestId, RequestEnd])[];
     }
-  | { readonly type: 'answer'; readonly call: number; readonly value: MetricsSnapshot | null }
+  | { readonly type: 'answer'; readonly call: number; readonly value: SystemSnapshot | null }
   | { readonly type: 'failed'; readonly message: string };
 
 /** Starts the worker, loads the model there, and resolves when it serves. Throws FastswitchError where it cannot. */
@@ -52,7 +52,7 @@ class ThreadedSystem implements System {
   readonly failed: Promise<Error>;
   readonly #worker: Worker;
   readonly #listeners = new Listeners();
-  readonly #calls = new Map<number, (value: MetricsSnapshot | null) => void>();
+  readonly #calls = new Map<number, (value: SystemSnapshot | null) => void>();
   #commands: Command[] = [];
   #lastCall = 0;
   #closing = false;
@@ -87,7 +87,7 @@ class ThreadedSystem implements System {
     this.#send({ type: 'reprioritize', id, priority });
   }
 
-  async snapshot(): Promise<MetricsSnapshot> {
+  async snapshot(): Promise<SystemSnapshot> {
     const value = await this.#call('snapshot');
     if (value === null) throw new FastswitchError('engine_failed', 'the engine has stopped; restart the server');
     return value;
@@ -103,7 +103,7 @@ class ThreadedSystem implements System {
     await this.#worker.terminate();
   }
 
-  #call(type: 'snapshot' | 'drain' | 'close'): Promise<MetricsSnapshot | null> {
+  #call(type: 'snapshot' | 'drain' | 'close'): Promise<SystemSnapshot | null> {
     if (this.#failure !== null) return Promise.resolve(null);
     this.#lastCall += 1;
     const call = this.#lastCall;
@@ -156,7 +156,9 @@ function brokenEnd(error: Error): RequestEnd {
 export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<RuntimeOptions, 'sink' | 'blockBytes'>): void {
   const post = (report: Report) => port.postMessage(report);
   const runtime = new Runtime({ ...options, blockBytes: info.blockBytes, sink: batchingSink(post) });
-  const answer = (call: number, value: MetricsSnapshot | null) => post({ type: 'answer', call, value });
+  const answer = (call: number, value: SystemSnapshot | null) => post({ type: 'answer', call, value });
+  const loopDelay = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MILLIS });
+  loopDelay.enable();
   const obey = (command: Command) => {
     switch (command.type) {
       case 'submit':
@@ -166,7 +168,7 @@ export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<
       case 'reprioritize':
         return runtime.deliver({ type: 'reprioritized', id: command.id, priority: command.priority });
       case 'snapshot':
-        return answer(command.call, runtime.snapshot());
+        return answer(command.call, { ...runtime.snapshot(), loopDelaySeconds: takeDelay(loopDelay) });
       case 'drain':
         return void runtime.drain().then(() => answer(command.call, null));
       case 'close':
@@ -175,6 +177,17 @@ export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<
   };
   port.on('message', (commands: readonly Command[]) => commands.forEach(obey));
   post({ type: 'ready', info });
+}
+
+/** How often the delay is sampled: the timer alone makes every sample that much at least. */
+const LOOP_RESOLUTION_MILLIS = 10;
+
+/** Reads the delays seen since the last call, without the sampling interval itself. */
+function takeDelay(histogram: IntervalHistogram): SystemSnapshot['loopDelaySeconds'] {
+  const seconds = (nanos: number) => Math.max(0, nanos / 1e9 - LOOP_RESOLUTION_MILLIS / 1e3);
+  const delay = { '0.5': seconds(histogram.percentile(50)), '0.99': seconds(histogram.percentile(99)), '1': seconds(histogram.max) };
+  histogram.reset();
+  return delay;
 }
 
 /** Collects what one delivery produces and posts it as one message. */

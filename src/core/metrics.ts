@@ -21,6 +21,8 @@ export interface MetricsSnapshot {
   /** Between one token of a request and its next, whatever happened to the request meanwhile. */
   readonly tbtSeconds: Histogram;
   readonly stepSeconds: Histogram;
+  /** What a step costs beside the engine's own time: from the event that launched it to its return, less the native call. */
+  readonly stepGapSeconds: Histogram;
   /** Arrival to first admission. */
   readonly queueSeconds: Histogram;
   /** Arrival to end, of requests that were not rejected. */
@@ -46,10 +48,11 @@ export interface MetricsSnapshot {
   >;
 }
 
-/** Bounds in microseconds of what a step takes, and of what a request takes. */
+/** Bounds in microseconds of what a step takes, what it costs beside the engine, and what a request takes. */
 const STEP_BOUNDS: readonly Micros[] = [
   250, 500, 1e3, 2.5e3, 5e3, 1e4, 2e4, 3e4, 5e4, 7.5e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7,
 ];
+const GAP_BOUNDS: readonly Micros[] = [25, 50, 100, 150, 200, 300, 500, 750, 1e3, 2e3, 5e3, 1e4, 2.5e4, 1e5];
 const REQUEST_BOUNDS: readonly Micros[] = [
   1e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2e7, 3e7, 6e7, 1.2e8, 3e8, 6e8,
 ];
@@ -116,6 +119,7 @@ export class MetricsFold {
   readonly #inFlight = new Map<TransferId, TransferInFlight>();
   /** Tokens of the step in flight, counted when it is done. */
   #stepTokens = { prefill: 0, decode: 0 };
+  #stepLaunchedAt: Micros = 0;
 
   readonly #byPhase: Record<Phase, number> = {
     queued: 0,
@@ -130,6 +134,7 @@ export class MetricsFold {
   readonly #ttft = new MicrosHistogram(REQUEST_BOUNDS);
   readonly #tbt = new MicrosHistogram(STEP_BOUNDS);
   readonly #step = new MicrosHistogram(STEP_BOUNDS);
+  readonly #stepGap = new MicrosHistogram(GAP_BOUNDS);
   readonly #queue = new MicrosHistogram(REQUEST_BOUNDS);
   readonly #request = new MicrosHistogram(REQUEST_BOUNDS);
   readonly #counts = {
@@ -168,6 +173,7 @@ export class MetricsFold {
       ttftSeconds: this.#ttft.seconds(),
       tbtSeconds: this.#tbt.seconds(),
       stepSeconds: this.#step.seconds(),
+      stepGapSeconds: this.#stepGap.seconds(),
       queueSeconds: this.#queue.seconds(),
       requestSeconds: this.#request.seconds(),
       ...this.#counts,
@@ -198,6 +204,7 @@ export class MetricsFold {
         this.#counts.prefillTokensComputed += this.#stepTokens.prefill;
         this.#counts.decodeTokensComputed += this.#stepTokens.decode;
         this.#step.observe(event.micros);
+        this.#stepGap.observe(event.at - this.#stepLaunchedAt - event.micros);
         return;
       case 'stepFailed':
         this.#counts.stepsFailed++;
@@ -216,6 +223,7 @@ export class MetricsFold {
     switch (effect.type) {
       case 'step':
         this.#stepTokens = this.#tokensOf(effect.items);
+        this.#stepLaunchedAt = at;
         return;
       case 'tokens':
         for (const { id } of effect.items) this.#token(this.#living(id), at);

@@ -5,7 +5,12 @@
 import type { TokenLogprobs } from '../core/types.js';
 import type { Choice, Piece, ShownToken } from './generation.js';
 import type {
-  ChatLogprobsBody, ChatResponseBody, CompletionLogprobsBody, CompletionResponseBody, FinishReason, UsageBody,
+  ChatLogprobsBody,
+  ChatResponseBody,
+  CompletionLogprobsBody,
+  CompletionResponseBody,
+  FinishReason,
+  UsageBody,
 } from './schema.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -31,14 +36,24 @@ export interface Answers {
   /** Members of a stream's first chunk beside its choices. */
   readonly firstChunk: object;
   /** The whole answer. */
-  whole(heading: Heading, pieces: readonly Piece[], finishes: readonly FinishReason[], usage: UsageBody): ChatResponseBody | CompletionResponseBody;
+  whole(
+    heading: Heading,
+    pieces: readonly Piece[],
+    finishes: readonly FinishReason[],
+    usage: UsageBody,
+  ): ChatResponseBody | CompletionResponseBody;
 }
 
 /** Tokens of the prompts (each counted once) and of all choices. */
 export function usageOf(prompts: readonly Int32Array[], choices: readonly Choice[]): UsageBody {
   const prompt = prompts.reduce((sum, tokens) => sum + tokens.length, 0);
   const completion = choices.reduce((sum, choice) => sum + choice.generated, 0);
-  return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion, prompt_tokens_details: { cached_tokens: 0 } };
+  return {
+    prompt_tokens: prompt,
+    completion_tokens: completion,
+    total_tokens: prompt + completion,
+    prompt_tokens_details: { cached_tokens: 0 },
+  };
 }
 
 const finite = (logprob: number): number => Math.max(LOGPROB_MIN, logprob);
@@ -150,7 +165,13 @@ export class CompletionAnswers implements Answers {
   /** Text before the completion, by choice; empty without echo. */
   readonly #echoes: readonly string[];
 
-  constructor(tokenizer: Tokenizer, prompts: readonly Int32Array[], echoes: readonly string[], wantsLogprobs: boolean, wantsTokens: boolean) {
+  constructor(
+    tokenizer: Tokenizer,
+    prompts: readonly Int32Array[],
+    echoes: readonly string[],
+    wantsLogprobs: boolean,
+    wantsTokens: boolean,
+  ) {
     this.#tokenizer = tokenizer;
     this.#wantsLogprobs = wantsLogprobs;
     this.#wantsTokens = wantsTokens;
@@ -161,7 +182,13 @@ export class CompletionAnswers implements Answers {
   opening(index: number): object | null {
     const text = this.#echoes[index] ?? '';
     if (text === '' && !this.#wantsTokens) return null;
-    return { index, text, logprobs: null, finish_reason: null, ...(this.#wantsTokens ? { token_ids: [], ...this.#prompt(index) } : {}) };
+    return {
+      index,
+      text,
+      logprobs: null,
+      finish_reason: null,
+      ...(this.#wantsTokens ? { token_ids: [], ...this.#prompt(index) } : {}),
+    };
   }
 
   delta(index: number, piece: Piece, finish: FinishReason | null): object {

@@ -103,7 +103,11 @@ export class ChatTemplate {
     } catch (error) {
       const late = (error as { code?: unknown }).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
       const reason = late ? `it did not end within ${RENDER_MILLIS_MAX} ms` : (error as Error).message;
-      throw new FastswitchError('invalid_request', `The model's chat template cannot render these messages: ${reason}`, 'messages');
+      throw new FastswitchError(
+        'invalid_request',
+        `The model's chat template cannot render these messages: ${reason}`,
+        'messages',
+      );
     }
   }
 }

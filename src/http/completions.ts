@@ -14,8 +14,22 @@ import { type Answers, ChatAnswers, CompletionAnswers, type Heading, usageOf } f
 import { eventStream, KEEP_ALIVE_MILLIS } from './event-stream.js';
 import { type ChoiceRequest, Generation, type OpenGenerations, type Piece } from './generation.js';
 import type { ModelInfo } from './model.js';
-import { chatMessages, chatTopLogprobs, type Parameters, parameters, refuseCompletionExtras, requireToken, templateOptions } from './parameters.js';
-import { CHAT_FOREIGN, type ChatRequestBody, COMPLETION_FOREIGN, type CompletionRequestBody, type FinishReason } from './schema.js';
+import {
+  chatMessages,
+  chatTopLogprobs,
+  type Parameters,
+  parameters,
+  refuseCompletionExtras,
+  requireToken,
+  templateOptions,
+} from './parameters.js';
+import {
+  CHAT_FOREIGN,
+  type ChatRequestBody,
+  COMPLETION_FOREIGN,
+  type CompletionRequestBody,
+  type FinishReason,
+} from './schema.js';
 import type { Tokenizer } from './tokenizer.js';
 
 /** OpenAI's default of the legacy endpoint. A chat may use the rest of the context. */
@@ -68,7 +82,11 @@ export class Completions {
     const maxTokens = body.max_completion_tokens ?? body.max_tokens;
     const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize);
     const messages = chatMessages(body.messages);
-    const tokens = await tokenizer.encodeChat(messages, templateOptions(body.chat_template_kwargs, true), system.info.contextTokensMax);
+    const tokens = await tokenizer.encodeChat(
+      messages,
+      templateOptions(body.chat_template_kwargs, true),
+      system.info.contextTokensMax,
+    );
     const prompts = [this.#fitted(tokens, asked.maxTokens, null, 'messages')];
     const answers = new ChatAnswers(tokenizer, tokens, topLogprobs >= 0, asked.returnTokenIds);
     return this.#answer({ idPrefix: 'chatcmpl', asked, prompts, answers }, reply);
@@ -83,40 +101,56 @@ export class Completions {
     this.#refuseCrowd(given.length * asked.choices);
     const prompts: Prompt[] = [];
     for (const one of given) {
-      const tokens = await this.#promptTokens(one);
+      const tokens = await this.#promptTokens(one, body.add_special_tokens ?? true);
       prompts.push(this.#fitted(tokens, asked.maxTokens, COMPLETION_TOKENS_DEFAULT, 'prompt'));
     }
     const perChoice = prompts.flatMap((prompt) => Array.from({ length: asked.choices }, () => prompt.tokens));
-    const echoes = body.echo === true
-      ? given.flatMap((one) => Array.from({ length: asked.choices }, () => (typeof one === 'string' ? one : tokenizer.decode(one))))
-      : [];
+    const echoes =
+      body.echo === true
+        ? given.flatMap((one) =>
+            Array.from({ length: asked.choices }, () => (typeof one === 'string' ? one : tokenizer.decode(one))),
+          )
+        : [];
     const answers = new CompletionAnswers(tokenizer, perChoice, echoes, body.logprobs !== undefined, asked.returnTokenIds);
     return this.#answer({ idPrefix: 'cmpl', asked, prompts, answers }, reply);
   }
 
-  async #promptTokens(prompt: string | readonly number[]): Promise<Int32Array> {
+  async #promptTokens(prompt: string | readonly number[], addSpecial: boolean): Promise<Int32Array> {
     const { contextTokensMax, vocabularySize } = this.#parts.system.info;
-    if (typeof prompt === 'string') return this.#parts.tokenizer.encodePrompt(prompt, true, contextTokensMax, 'prompt');
+    if (typeof prompt === 'string') return this.#parts.tokenizer.encodePrompt(prompt, addSpecial, contextTokensMax, 'prompt');
     for (const token of prompt) requireToken(token, vocabularySize, 'prompt');
     return Int32Array.from(prompt);
   }
 
   #requireModel(name: string): void {
     if (this.#parts.model.isCalled(name)) return;
-    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${this.#parts.model.name}'.`, 'model');
+    throw new FastswitchError(
+      'model_not_found',
+      `There is no model '${name.slice(0, 100)}' here. This server serves '${this.#parts.model.name}'.`,
+      'model',
+    );
   }
 
   /** More choices at once than could ever wait are refused now, not with an advice to try again. */
   #refuseCrowd(choices: number): void {
     const { maxQueued, maxRunning } = this.#parts.config;
     if (choices <= maxQueued + maxRunning) return;
-    throw new FastswitchError('invalid_request', `This request asks for ${choices} choices, but the server holds at most ${maxQueued + maxRunning} at once. Send fewer prompts, or a lower n.`, 'n');
+    throw new FastswitchError(
+      'invalid_request',
+      `This request asks for ${choices} choices, but the server holds at most ${maxQueued + maxRunning} at once. Send fewer prompts, or a lower n.`,
+      'n',
+    );
   }
 
   /** @throws FastswitchError context_length_exceeded with the numbers. */
   #fitted(tokens: Int32Array, asked: number | null, otherwise: number | null, param: 'messages' | 'prompt'): Prompt {
     const context = this.#parts.system.info.contextTokensMax;
-    if (tokens.length === 0) throw new FastswitchError('invalid_request', `The ${param} ${param === 'prompt' ? 'is' : 'are'} empty. Give at least one token.`, param);
+    if (tokens.length === 0)
+      throw new FastswitchError(
+        'invalid_request',
+        `The ${param} ${param === 'prompt' ? 'is' : 'are'} empty. Give at least one token.`,
+        param,
+      );
     const room = context - tokens.length;
     if (room < 1 || (asked !== null && asked > room)) {
       const completion = asked ?? 1;
@@ -139,9 +173,17 @@ export class Completions {
   #choiceRequests({ asked, prompts }: Job): ChoiceRequest[] {
     const stopTokens = asked.ignoreEos ? asked.stopTokens : [...new Set([...this.#parts.model.stopTokens, ...asked.stopTokens])];
     const { stop, priority, tenant, sampling } = asked;
-    return prompts.flatMap(({ tokens, maxTokens }) => Array.from({ length: asked.choices }, (_, choice) => ({
-      promptTokens: tokens, sampling: { ...sampling, seed: this.#seed(asked.seed, choice) }, stopTokens, stop, maxTokens, priority, tenant,
-    })));
+    return prompts.flatMap(({ tokens, maxTokens }) =>
+      Array.from({ length: asked.choices }, (_, choice) => ({
+        promptTokens: tokens,
+        sampling: { ...sampling, seed: this.#seed(asked.seed, choice) },
+        stopTokens,
+        stop,
+        maxTokens,
+        priority,
+        tenant,
+      })),
+    );
   }
 
   async #answer(job: Job, reply: FastifyReply): Promise<FastifyReply> {
@@ -164,7 +206,12 @@ export class Completions {
     await generation.changed(KEEP_ALIVE_MILLIS);
     if (generation.abandoned) return reply.hijack();
     if (generation.failure !== null) throw generation.failure;
-    const options = { heading: this.#heading(idPrefix), answers, prompts: prompts.map(({ tokens }) => tokens), includeUsage: asked.includeUsage };
+    const options = {
+      heading: this.#heading(idPrefix),
+      answers,
+      prompts: prompts.map(({ tokens }) => tokens),
+      includeUsage: asked.includeUsage,
+    };
     reply.headers({ 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' });
     return reply.send(Readable.from(eventStream(generation, options), { objectMode: false }));
   }
@@ -175,7 +222,10 @@ export class Completions {
     if (generation.failure !== null) throw generation.failure;
     const pieces = generation.choices.map((choice) => choice.take() ?? NOTHING);
     const finishes = generation.choices.map((choice) => choice.finish as FinishReason);
-    const usage = usageOf(prompts.map(({ tokens }) => tokens), generation.choices);
+    const usage = usageOf(
+      prompts.map(({ tokens }) => tokens),
+      generation.choices,
+    );
     return reply.send(answers.whole(this.#heading(idPrefix), pieces, finishes, usage));
   }
 

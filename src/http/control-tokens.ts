@@ -84,7 +84,11 @@ export class ControlTokens {
   #assertNoSingle(text: string, param: string): void {
     for (const single of this.#singles) {
       if (text.includes(single)) {
-        throw new FastswitchError('invalid_request', `'${param}' contains '${single}', a control token of this model. Remove it.`, param);
+        throw new FastswitchError(
+          'invalid_request',
+          `'${param}' contains '${single}', a control token of this model. Remove it.`,
+          param,
+        );
       }
     }
   }

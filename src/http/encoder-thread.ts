@@ -4,8 +4,8 @@
 import { Worker } from 'node:worker_threads';
 import { FastswitchError } from '../errors.js';
 
-/** Long texts that may wait at once. */
-const WAITING_MAX = 64;
+/** Characters that may wait at once: about 40 seconds of work. */
+const WAITING_CHARACTERS_MAX = 64_000_000;
 
 export interface EncoderAnswer {
   readonly job: number;
@@ -15,6 +15,7 @@ export interface EncoderAnswer {
 }
 
 interface Waiting {
+  readonly characters: number;
   readonly resolve: (ids: Int32Array | null) => void;
   readonly reject: (error: Error) => void;
 }
@@ -24,6 +25,7 @@ export class EncoderThread {
   readonly #waiting = new Map<number, Waiting>();
   #worker: Worker | null = null;
   #jobs = 0;
+  #characters = 0;
 
   /** @param sealedJson `tokenizer.json` with control tokens under their sealed names. */
   constructor(sealedJson: string) {
@@ -35,15 +37,19 @@ export class EncoderThread {
    * @throws FastswitchError queue_full if too many long texts wait already.
    */
   encode(sealed: string, addSpecial: boolean, tokensMax: number): Promise<Int32Array | null> {
-    if (this.#waiting.size >= WAITING_MAX) {
-      return Promise.reject(new FastswitchError('queue_full', `${WAITING_MAX} long prompts are being encoded already. Try again later.`, null, 1));
+    // One text alone is bounded by the size of a request.
+    if (this.#waiting.size > 0 && this.#characters + sealed.length > WAITING_CHARACTERS_MAX) {
+      return Promise.reject(
+        new FastswitchError('queue_full', 'Too many long prompts wait to be tokenised. Try again later.', null, 5),
+      );
     }
     this.#worker ??= this.#start();
     const worker = this.#worker;
     this.#jobs += 1;
     const job = this.#jobs;
     return new Promise((resolve, reject) => {
-      this.#waiting.set(job, { resolve, reject });
+      this.#waiting.set(job, { characters: sealed.length, resolve, reject });
+      this.#characters += sealed.length;
       // Only a thread with work keeps the process alive.
       worker.ref();
       worker.postMessage({ job, text: sealed, addSpecial, tokensMax });
@@ -59,6 +65,7 @@ export class EncoderThread {
     worker.on('message', (answer: EncoderAnswer) => {
       const waiting = this.#waiting.get(answer.job);
       this.#waiting.delete(answer.job);
+      this.#characters -= waiting?.characters ?? 0;
       if (this.#waiting.size === 0) worker.unref();
       if (answer.error === null) waiting?.resolve(answer.ids);
       else waiting?.reject(new Error(`Encoding failed: ${answer.error}`));
@@ -74,5 +81,6 @@ export class EncoderThread {
     this.#worker = null;
     for (const waiting of this.#waiting.values()) waiting.reject(error);
     this.#waiting.clear();
+    this.#characters = 0;
   }
 }

@@ -23,11 +23,14 @@ interface FailedCheck {
 
 /** `/messages/0/content` -> `messages[0].content` */
 function pathName(instancePath: string): string {
-  return instancePath.split('/').slice(1).reduce((path, part) => {
-    const name = part.replace(/~1/g, '/').replace(/~0/g, '~').slice(0, 64);
-    if (/^\d+$/.test(name)) return `${path}[${name}]`;
-    return path === '' ? name : `${path}.${name}`;
-  }, '');
+  return instancePath
+    .split('/')
+    .slice(1)
+    .reduce((path, part) => {
+      const name = part.replace(/~1/g, '/').replace(/~0/g, '~').slice(0, 64);
+      if (/^\d+$/.test(name)) return `${path}[${name}]`;
+      return path === '' ? name : `${path}.${name}`;
+    }, '');
 }
 
 const join = (path: string, name: string): string => (path === '' ? name : `${path}.${name}`);
@@ -47,17 +50,21 @@ function fromValidation(checks: readonly FailedCheck[]): FastswitchError {
   const check = (checks.findLast(({ keyword }) => keyword === 'anyOf') ?? checks[0]) as FailedCheck;
   const path = pathName(check.instancePath);
   if (check.keyword === 'required') {
-    const param = join(path, String(check.params['missingProperty']));
+    const param = join(path, String(check.params.missingProperty));
     return new FastswitchError('invalid_request', `Missing required parameter: '${param}'.`, param);
   }
   if (check.keyword === 'additionalProperties') {
-    const name = String(check.params['additionalProperty']).slice(0, 64);
+    const name = String(check.params.additionalProperty).slice(0, 64);
     const param = join(path, name);
-    const message = path === '' ? `Unrecognized request argument supplied: ${name}` : `'${path}' has no '${name}'. Leave it out, or correct its name.`;
+    const message =
+      path === ''
+        ? `Unrecognized request argument supplied: ${name}`
+        : `'${path}' has no '${name}'. Leave it out, or correct its name.`;
     return new FastswitchError('invalid_request', message, param);
   }
   const expected = check.parentSchema?.title ?? 'of another form';
-  if (path === '') return new FastswitchError('invalid_request', `The request body must be ${expected}, not ${described(check.data)}.`);
+  if (path === '')
+    return new FastswitchError('invalid_request', `The request body must be ${expected}, not ${described(check.data)}.`);
   return new FastswitchError('invalid_request', `'${path}' must be ${expected}, not ${described(check.data)}.`, path);
 }
 
@@ -67,13 +74,19 @@ function fromFastify(error: FastifyError, bodyLimitBytes: number): FastswitchErr
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new FastswitchError('body_too_large', `The request body is larger than ${bodyLimitBytes} bytes. Send less at once.`);
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
-      return new FastswitchError('unsupported_media_type', "Send the request body as JSON, with the header 'content-type: application/json'.");
+      return new FastswitchError(
+        'unsupported_media_type',
+        "Send the request body as JSON, with the header 'content-type: application/json'.",
+      );
     case 'FST_ERR_CTP_EMPTY_JSON_BODY':
       return new FastswitchError('invalid_json', 'The request body is empty. Send a JSON object.');
     case 'FST_ERR_CTP_INVALID_JSON_BODY':
       return new FastswitchError('invalid_json', 'The request body is not valid JSON.');
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
-      return new FastswitchError('invalid_request', 'The request body does not have the length that its content-length header says.');
+      return new FastswitchError(
+        'invalid_request',
+        'The request body does not have the length that its content-length header says.',
+      );
     default:
       return null;
   }
@@ -103,5 +116,8 @@ export function sendError(reply: FastifyReply, error: FastswitchError): FastifyR
   }
   // OpenAI's clients repeat every 408, 409, 429 and 5xx unless told otherwise.
   if (status >= 429 && !retriable) reply.header('x-should-retry', 'false');
-  return reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(errorBody(error)));
+  return reply
+    .code(status)
+    .type('application/json; charset=utf-8')
+    .send(JSON.stringify(errorBody(error)));
 }

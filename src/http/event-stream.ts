@@ -44,7 +44,13 @@ class Frames {
 }
 
 /** What a choice has to say now, in as few frames as possible; `told` is what the client knows of it already. */
-function choiceFrames(frames: Frames, answers: Answers, choice: Choice, index: number, told: { opened: boolean; finished: boolean }): string {
+function choiceFrames(
+  frames: Frames,
+  answers: Answers,
+  choice: Choice,
+  index: number,
+  told: { opened: boolean; finished: boolean },
+): string {
   if (told.finished) return '';
   const piece = choice.take();
   const { finish } = choice;

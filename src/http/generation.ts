@@ -4,9 +4,10 @@
  * Tokens become text as they arrive (a stop string must end the work at once, however slowly the client reads); what
  * nobody has taken yet waits in the choice, up to a limit.
  */
-import type { EmittedToken, RequestId, Sampling, TokenLogprobs } from '../core/types.js';
+
 import type { Listener, RequestEnd } from '../actors/ports.js';
 import type { System } from '../actors/system.js';
+import type { EmittedToken, RequestId, Sampling, TokenLogprobs } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import type { FinishReason } from './schema.js';
 import { StopStrings, type TextStream } from './text-stream.js';
@@ -77,7 +78,13 @@ export class Choice implements Listener {
    * @param streamed The choice is taken piece by piece, so that what waits has a limit.
    * @param changed Called whenever there is something to take.
    */
-  constructor(system: System, tokenizer: Tokenizer, request: ChoiceRequest, streamed: boolean, changed: (choice: Choice) => void) {
+  constructor(
+    system: System,
+    tokenizer: Tokenizer,
+    request: ChoiceRequest,
+    streamed: boolean,
+    changed: (choice: Choice) => void,
+  ) {
     this.request = request;
     this.#system = system;
     this.#text = tokenizer.textStream();
@@ -102,7 +109,8 @@ export class Choice implements Listener {
   abort(reason: 'client' | 'stalled' | 'shutdown'): void {
     if (this.done || this.#abort !== null) return;
     this.#end(reason);
-    if (reason === 'shutdown') this.failure = new FastswitchError('aborted', 'The server is shutting down and the time to finish has run out. Try again.');
+    if (reason === 'shutdown')
+      this.failure = new FastswitchError('aborted', 'The server is going down and could not finish this request. Try again.');
     if (reason === 'stalled') this.failure = new FastswitchError('aborted', 'The client reads too slowly.');
   }
 
@@ -176,7 +184,6 @@ export class Choice implements Listener {
     this.#abort = reason;
     if (this.#id !== null && !this.#ended) this.#system.abort(this.#id, reason);
   }
-
 }
 
 function failureOf(end: RequestEnd): FastswitchError {

@@ -5,8 +5,8 @@
  * not counted a second time here.
  */
 import { collectDefaultMetrics, Registry } from 'prom-client';
-import type { System } from '../actors/system.js';
-import type { Histogram, MetricsSnapshot } from '../core/metrics.js';
+import type { System, SystemSnapshot } from '../actors/system.js';
+import type { Histogram } from '../core/metrics.js';
 import type { ModelInfo } from './model.js';
 
 /** A system that does not answer within this is left out of the page. */
@@ -18,7 +18,7 @@ interface Sample {
   readonly value: number;
 }
 
-type Read = (snapshot: MetricsSnapshot) => readonly Sample[];
+type Read = (snapshot: SystemSnapshot) => readonly Sample[];
 
 const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
 const by = (label: string, values: Readonly<Record<string, number>>): readonly Sample[] =>
@@ -40,31 +40,58 @@ function histogram(name: string, { bounds, counts, sum, count }: Histogram): rea
 
 const GAUGES: readonly (readonly [name: string, help: string, read: Read])[] = [
   ['fastswitch_requests', 'Live requests by state.', ({ requestsByPhase: { done: _done, ...live } }) => by('state', live)],
-  ['fastswitch_blocks', 'Blocks of KV by memory and use.', ({ blocks }) => (['device', 'host'] as const).flatMap((memory) => {
-    const { free, used, moving } = blocks[memory];
-    return Object.entries({ free, used, moving }).map(([use, value]) => ({ labels: { memory, use }, value }));
-  })],
+  [
+    'fastswitch_blocks',
+    'Blocks of KV by memory and use.',
+    ({ blocks }) =>
+      (['device', 'host'] as const).flatMap((memory) => {
+        const { free, used, moving } = blocks[memory];
+        return Object.entries({ free, used, moving }).map(([use, value]) => ({ labels: { memory, use }, value }));
+      }),
+  ],
+  [
+    'fastswitch_system_loop_delay_seconds',
+    "Delay of the system thread's event loop since the last scrape (this thread's is nodejs_eventloop_lag).",
+    ({ loopDelaySeconds }) => (loopDelaySeconds === null ? [] : by('quantile', loopDelaySeconds)),
+  ],
 ];
 
 const COUNTERS: readonly (readonly [name: string, help: string, read: Read])[] = [
   ['fastswitch_requests_finished_total', 'Requests that have ended, by outcome.', (s) => by('outcome', s.finishedByOutcome)],
   ['fastswitch_prompt_tokens_total', 'Prompt tokens of requests that got their first token.', (s) => one(s.promptTokens)],
   ['fastswitch_generated_tokens_total', 'Tokens generated.', (s) => one(s.generatedTokens)],
-  ['fastswitch_computed_tokens_total', 'Tokens computed by the engine; prefill includes what was computed again.', (s) => by('kind', { prefill: s.prefillTokensComputed, decode: s.decodeTokensComputed })],
+  [
+    'fastswitch_computed_tokens_total',
+    'Tokens computed by the engine; prefill includes what was computed again.',
+    (s) => by('kind', { prefill: s.prefillTokensComputed, decode: s.decodeTokensComputed }),
+  ],
   ['fastswitch_steps_total', 'Steps of the engine.', (s) => one(s.steps)],
   ['fastswitch_steps_failed_total', 'Steps that failed.', (s) => one(s.stepsFailed)],
-  ['fastswitch_preemptions_total', 'Preemptions by what became of the KV: swapped, or given up and computed again.', (s) => by('kind', s.preemptions)],
+  [
+    'fastswitch_preemptions_total',
+    'Preemptions by what became of the KV: swapped, or given up and computed again.',
+    (s) => by('kind', s.preemptions),
+  ],
   ['fastswitch_transfers_total', 'Transfers that landed, by direction.', (s) => by('direction', s.transfers)],
   ['fastswitch_transfers_failed_total', 'Transfers that failed.', (s) => one(s.transfersFailed)],
   ['fastswitch_transfer_bytes_total', 'Bytes of KV moved, by direction.', (s) => by('direction', s.transferBytes)],
   ['fastswitch_transfer_seconds_total', 'Time spent in transfers, by direction.', (s) => by('direction', s.transferSeconds)],
-  ['fastswitch_transfer_runs_total', 'Contiguous copies that the transfers consisted of, by direction.', (s) => by('direction', s.transferRuns)],
+  [
+    'fastswitch_transfer_runs_total',
+    'Contiguous copies that the transfers consisted of, by direction.',
+    (s) => by('direction', s.transferRuns),
+  ],
 ];
 
-const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapshot: MetricsSnapshot) => Histogram])[] = [
+const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapshot: SystemSnapshot) => Histogram])[] = [
   ['fastswitch_ttft_seconds', 'Arrival to first token.', (s) => s.ttftSeconds],
   ['fastswitch_tbt_seconds', 'Between one token of a request and the next.', (s) => s.tbtSeconds],
   ['fastswitch_step_seconds', 'Time of one step of the engine.', (s) => s.stepSeconds],
+  [
+    'fastswitch_step_gap_seconds',
+    'What a step costs beside the engine: deciding, planning, crossing threads.',
+    (s) => s.stepGapSeconds,
+  ],
   ['fastswitch_queue_seconds', 'Arrival to first admission.', (s) => s.queueSeconds],
   ['fastswitch_request_seconds', 'Arrival to end.', (s) => s.requestSeconds],
 ];
@@ -79,15 +106,18 @@ function within<T>(millis: number, promise: Promise<T>): Promise<T | null> {
 export class MetricsPage {
   readonly #system: System;
   readonly #registry = new Registry();
-  #snapshot: MetricsSnapshot | null = null;
+  #snapshot: SystemSnapshot | null = null;
 
   constructor(system: System, model: ModelInfo, version: string) {
     this.#system = system;
     collectDefaultMetrics({ register: this.#registry });
-    this.#register('gauge', 'fastswitch_info', 'What is served; always 1.', () => [{ labels: { version, model: model.name }, value: 1 }]);
+    this.#register('gauge', 'fastswitch_info', 'What is served; always 1.', () => [
+      { labels: { version, model: model.name }, value: 1 },
+    ]);
     for (const [name, help, read] of GAUGES) this.#register('gauge', name, help, read);
     for (const [name, help, read] of COUNTERS) this.#register('counter', name, help, read);
-    for (const [name, help, read] of HISTOGRAMS) this.#register('histogram', name, help, (snapshot) => histogram(name, read(snapshot)));
+    for (const [name, help, read] of HISTOGRAMS)
+      this.#register('histogram', name, help, (snapshot) => histogram(name, read(snapshot)));
   }
 
   get contentType(): string {
@@ -100,7 +130,11 @@ export class MetricsPage {
   }
 
   #register(type: 'gauge' | 'counter' | 'histogram', name: string, help: string, read: Read): void {
-    const metric = { name, help, get: async () => ({ name, help, type, values: this.#snapshot === null ? [] : read(this.#snapshot) }) };
+    const metric = {
+      name,
+      help,
+      get: async () => ({ name, help, type, values: this.#snapshot === null ? [] : read(this.#snapshot) }),
+    };
     // The registry asks of a metric its name and what to print; the library's own kinds can only be counted up.
     this.#registry.registerMetric(metric as unknown as Parameters<Registry['registerMetric']>[0]);
   }

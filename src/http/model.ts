@@ -1,6 +1,6 @@
 /** The model as clients see it. */
 import { createHash } from 'node:crypto';
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 import type { Config } from '../core/config.js';
 
 export interface ModelInfo {
@@ -21,10 +21,12 @@ export interface ModelInfo {
  * @param eosToken The tokenizer's end of sequence, where it names one.
  */
 export function modelInfo(config: Config, version: string, stopTokens: readonly number[], eosToken: number | null): ModelInfo {
-  const folder = basename(config.model);
+  const folder = basename(resolve(config.model));
   const name = config.servedModelName === '' ? folder : config.servedModelName;
   const { quantize, kvDtype, isa } = config;
-  const digest = createHash('sha256').update(JSON.stringify([name, version, quantize, kvDtype, isa])).digest('hex');
+  const digest = createHash('sha256')
+    .update(JSON.stringify([name, version, quantize, kvDtype, isa]))
+    .digest('hex');
   return {
     name,
     stopTokens: [...new Set([...stopTokens, ...(eosToken === null ? [] : [eosToken])])],

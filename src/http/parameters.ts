@@ -31,7 +31,10 @@ type Neutral = (value: unknown) => boolean;
 
 const anything: Neutral = () => true;
 const never: Neutral = () => false;
-const only = (...values: readonly unknown[]): Neutral => (value) => values.includes(value);
+const only =
+  (...values: readonly unknown[]): Neutral =>
+  (value) =>
+    values.includes(value);
 const empty: Neutral = (value) => Array.isArray(value) && value.length === 0;
 const textOnly: Neutral = (value) => Array.isArray(value) && value.length === 1 && value[0] === 'text';
 const plainText: Neutral = (value) => typeof value === 'object' && value !== null && 'type' in value && value.type === 'text';
@@ -62,7 +65,7 @@ const FOREIGN: Readonly<Record<string, readonly [Neutral, string]>> = {
   include_stop_str_in_output: [only(false), 'only false is supported'],
   add_generation_prompt: [only(true), 'only true is supported'],
   continue_final_message: [only(false), 'only false is supported'],
-  add_special_tokens: [never, 'prompts get what the tokenizer adds, messages what the chat template adds; to decide yourself, send token ids to /v1/completions'],
+  add_special_tokens: [only(false), 'the chat template writes them; to decide yourself, use /v1/completions'],
   echo: [only(false), 'it exists on /v1/completions only'],
   best_of: [only(1), 'only 1 is supported; use n'],
   suffix: [only(''), 'this server does not fill in between texts; leave it out'],
@@ -76,7 +79,16 @@ const FOREIGN: Readonly<Record<string, readonly [Neutral, string]>> = {
 };
 
 /** Fields of a message that clients copy from an answer; accepted where they say nothing. */
-const FOREIGN_IN_MESSAGE = ['refusal', 'annotations', 'tool_calls', 'tool_call_id', 'function_call', 'audio', 'reasoning_content', 'reasoning'] as const;
+const FOREIGN_IN_MESSAGE = [
+  'refusal',
+  'annotations',
+  'tool_calls',
+  'tool_call_id',
+  'function_call',
+  'audio',
+  'reasoning_content',
+  'reasoning',
+] as const;
 
 function unsupported(param: string, advice: string): FastswitchError {
   return new FastswitchError('unsupported_parameter', `'${param}' is not supported as given: ${advice}.`, param);
@@ -137,7 +149,11 @@ export function parameters(
 /** @throws FastswitchError invalid_request if the model has no such token. */
 export function requireToken(token: number, vocabularySize: number, param: string): void {
   if (token < vocabularySize) return;
-  throw new FastswitchError('invalid_request', `'${param}' names token ${token}, but the model's ids end at ${vocabularySize - 1}.`, param);
+  throw new FastswitchError(
+    'invalid_request',
+    `'${param}' names token ${token}, but the model's ids end at ${vocabularySize - 1}.`,
+    param,
+  );
 }
 
 /** `logprobs` and `top_logprobs` of a chat as one number: -1 for none. */
@@ -166,7 +182,8 @@ export function chatMessages(messages: readonly MessageBody[]): ChatMessage[] {
   return messages.map((message, index) => {
     const at = `messages[${index}]`;
     const { role } = message;
-    if (role === 'tool' || role === 'function') throw unsupported(`${at}.role`, 'this server does not call tools; send system, user and assistant messages');
+    if (role === 'tool' || role === 'function')
+      throw unsupported(`${at}.role`, 'this server does not call tools; send system, user and assistant messages');
     if (role !== 'system' && role !== 'developer' && role !== 'user' && role !== 'assistant') {
       throw new FastswitchError('invalid_request', `'${at}.role' must be system, developer, user or assistant.`, `${at}.role`);
     }
@@ -181,16 +198,22 @@ export function chatMessages(messages: readonly MessageBody[]): ChatMessage[] {
 
 function contentText(message: MessageBody, at: string): string {
   const { content } = message;
-  if (content === undefined) throw new FastswitchError('invalid_request', `'${at}.content' is missing: give the text of the message.`, `${at}.content`);
+  if (content === undefined)
+    throw new FastswitchError('invalid_request', `'${at}.content' is missing: give the text of the message.`, `${at}.content`);
   if (typeof content === 'string') return content;
-  return content.map((part, index) => {
-    const here = `${at}.content[${index}]`;
-    if (part.type !== 'text') throw unsupported(here, `parts of type "${part.type.slice(0, 40)}" cannot be read, only "text"`);
-    if (part.text === undefined) throw new FastswitchError('invalid_request', `'${here}.text' is missing.`, here);
-    return part.text;
-  }).join('\n');
+  return content
+    .map((part, index) => {
+      const here = `${at}.content[${index}]`;
+      if (part.type !== 'text') throw unsupported(here, `parts of type "${part.type.slice(0, 40)}" cannot be read, only "text"`);
+      if (part.text === undefined) throw new FastswitchError('invalid_request', `'${here}.text' is missing.`, here);
+      return part.text;
+    })
+    .join('\n');
 }
 
-export function templateOptions(variables: Readonly<Record<string, string | number | boolean>> | undefined, addGenerationPrompt: boolean): TemplateOptions {
+export function templateOptions(
+  variables: Readonly<Record<string, string | number | boolean>> | undefined,
+  addGenerationPrompt: boolean,
+): TemplateOptions {
   return { addGenerationPrompt, variables: new Map(Object.entries(variables ?? {})) };
 }

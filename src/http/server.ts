@@ -62,11 +62,13 @@ export function createServer(parts: ServerParts): FastifyInstance {
     ajv: { customOptions: { coerceTypes: false, useDefaults: false, removeAdditional: false, verbose: true } },
   });
   const state = { health: 'serving' as Health };
-  void system.failed.then(() => {
-    state.health = 'failed';
-  });
   registerManners(server, config, () => state.health);
   const open = new OpenGenerations();
+  void system.failed.then(() => {
+    state.health = 'failed';
+    // Nobody will end these any more.
+    open.abortAll();
+  });
   registerCompletions(server, new Completions({ ...parts, open }));
   registerStatus(server, { ...parts, health: () => state.health });
   server.addHook('preClose', async () => {
@@ -94,7 +96,9 @@ function registerCompletions(server: FastifyInstance, completions: Completions):
 function withoutNulls(value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
   const kept = Object.entries(value).filter(([, member]) => member !== null);
-  return Object.fromEntries(kept.map(([name, member]) => [name, name === 'messages' && Array.isArray(member) ? member.map(withoutNulls) : member]));
+  return Object.fromEntries(
+    kept.map(([name, member]) => [name, name === 'messages' && Array.isArray(member) ? member.map(withoutNulls) : member]),
+  );
 }
 
 /** Request ids, refusal while not serving, and errors of every kind in one shape. */
@@ -112,7 +116,12 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
     if (health() === 'serving' || request.method === 'GET' || request.method === 'HEAD') return;
     reply.header('connection', 'close');
     throw health() === 'draining'
-      ? new FastswitchError('draining', 'The server is shutting down and takes no new requests. Try again elsewhere or later.', null, 1)
+      ? new FastswitchError(
+          'draining',
+          'The server is shutting down and takes no new requests. Try again elsewhere or later.',
+          null,
+          1,
+        )
       : new FastswitchError('engine_failed', 'The server has failed and must be restarted.');
   });
   server.addHook('preValidation', async (request) => {
@@ -122,17 +131,24 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
   server.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?', 1)[0] ?? '';
     const methods = methodsByPath.get(path) ?? (path.startsWith('/v1/models/') ? methodsByPath.get('/v1/models/*') : undefined);
-    if (methods === undefined || methods.has(request.method)) return sendError(reply, new FastswitchError('not_found', `There is nothing at ${request.method} ${path.slice(0, 200)}.`));
+    if (methods === undefined || methods.has(request.method))
+      return sendError(reply, new FastswitchError('not_found', `There is nothing at ${request.method} ${path.slice(0, 200)}.`));
     const allowed = [...methods].join(', ');
     reply.header('allow', allowed);
-    return sendError(reply, new FastswitchError('method_not_allowed', `${path.slice(0, 200)} does not answer ${request.method}. Use ${allowed}.`));
+    return sendError(
+      reply,
+      new FastswitchError('method_not_allowed', `${path.slice(0, 200)} does not answer ${request.method}. Use ${allowed}.`),
+    );
   });
 }
 
 function answerError(reply: FastifyReply, error: unknown, config: Config): FastifyReply {
   const known = clientError(error, config.bodyLimitBytes);
   if (known === null) reply.log.error(error, 'unexpected error while answering');
-  return sendError(reply, known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'));
+  return sendError(
+    reply,
+    known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'),
+  );
 }
 
 /** What is no HTTP, or comes too slowly, never becomes a request: the answer goes straight to the socket. */
@@ -141,7 +157,11 @@ function answerUnparsed(error: ConnectionError, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable || socket.bytesWritten > 0) return void socket.destroy();
   const [status, message] = UNPARSED[error.code] ?? ['400 Bad Request', 'The request is not valid HTTP.'];
   const body = JSON.stringify(errorBody(new FastswitchError('invalid_request', message)));
-  const head = ['connection: close', 'content-type: application/json; charset=utf-8', `content-length: ${Buffer.byteLength(body)}`];
+  const head = [
+    'connection: close',
+    'content-type: application/json; charset=utf-8',
+    `content-length: ${Buffer.byteLength(body)}`,
+  ];
   socket.end(`HTTP/1.1 ${status}\r\n${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
 }
 

@@ -38,7 +38,12 @@ export function registerStatus(server: FastifyInstance, parts: StatusParts): voi
 
 function registerModels(server: FastifyInstance, { model, system }: StatusParts): void {
   const card = {
-    id: model.name, object: 'model', created: model.created, owned_by: 'fastswitch', root: model.name, parent: null,
+    id: model.name,
+    object: 'model',
+    created: model.created,
+    owned_by: 'fastswitch',
+    root: model.name,
+    parent: null,
     max_model_len: system.info.contextTokensMax,
   };
   server.get('/v1/models', async () => ({ object: 'list', data: [card] }));
@@ -46,14 +51,22 @@ function registerModels(server: FastifyInstance, { model, system }: StatusParts)
   server.get<{ Params: { '*': string } }>('/v1/models/*', async (request) => {
     const name = request.params['*'];
     if (model.isCalled(name)) return card;
-    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`, 'model');
+    throw new FastswitchError(
+      'model_not_found',
+      `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`,
+      'model',
+    );
   });
 }
 
 function registerTokens(server: FastifyInstance, { model, system, tokenizer }: StatusParts): void {
   const requireModel = (name: string | undefined): void => {
     if (name === undefined || model.isCalled(name)) return;
-    throw new FastswitchError('model_not_found', `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`, 'model');
+    throw new FastswitchError(
+      'model_not_found',
+      `There is no model '${name.slice(0, 100)}' here. This server serves '${model.name}'.`,
+      'model',
+    );
   };
   const tokensMax = system.info.contextTokensMax * TOKENIZE_CONTEXTS_MAX;
   const typed = server.withTypeProvider<TypeBoxTypeProvider>();
@@ -62,9 +75,14 @@ function registerTokens(server: FastifyInstance, { model, system, tokenizer }: S
     if ((body.prompt === undefined) === (body.messages === undefined)) {
       throw new FastswitchError('invalid_request', "Give either 'prompt' or 'messages'.", 'prompt');
     }
-    const tokens = body.prompt !== undefined
-      ? await tokenizer.encodePrompt(body.prompt, body.add_special_tokens ?? true, tokensMax, 'prompt')
-      : await tokenizer.encodeChat(chatMessages(body.messages ?? []), templateOptions(body.chat_template_kwargs, body.add_generation_prompt ?? true), tokensMax);
+    const tokens =
+      body.prompt !== undefined
+        ? await tokenizer.encodePrompt(body.prompt, body.add_special_tokens ?? true, tokensMax, 'prompt')
+        : await tokenizer.encodeChat(
+            chatMessages(body.messages ?? []),
+            templateOptions(body.chat_template_kwargs, body.add_generation_prompt ?? true),
+            tokensMax,
+          );
     return {
       count: tokens.length,
       max_model_len: system.info.contextTokensMax,

@@ -71,25 +71,25 @@ interface AddedToken {
 }
 
 function addedTokens(file: string, tokenizer: Json): AddedToken[] {
-  const list = tokenizer['added_tokens'] ?? [];
+  const list = tokenizer.added_tokens ?? [];
   if (!Array.isArray(list)) throw bad(file, '"added_tokens" is not a list');
   return list.map((entry: unknown) => {
-    if (!isObject(entry) || !Number.isSafeInteger(entry['id']) || (entry['id'] as number) < 0 || typeof entry['content'] !== 'string') {
+    if (!isObject(entry) || !Number.isSafeInteger(entry.id) || (entry.id as number) < 0 || typeof entry.content !== 'string') {
       throw bad(file, 'an entry of "added_tokens" has no id and content');
     }
-    return { id: entry['id'] as number, content: entry['content'], special: entry['special'] === true };
+    return { id: entry.id as number, content: entry.content, special: entry.special === true };
   });
 }
 
 function vocabulary(file: string, tokenizer: Json): Map<number, string> {
-  const model = tokenizer['model'];
+  const model = tokenizer.model;
   if (!isObject(model)) throw bad(file, 'it has no "model"');
-  if (model['type'] !== undefined && model['type'] !== 'BPE') {
-    throw bad(file, `tokenizers of type "${String(model['type'])}" are not supported, only BPE`);
+  if (model.type !== undefined && model.type !== 'BPE') {
+    throw bad(file, `tokenizers of type "${String(model.type)}" are not supported, only BPE`);
   }
-  if (!isObject(model['vocab']) || !Array.isArray(model['merges'])) throw bad(file, '"model" has no vocab and merges');
+  if (!isObject(model.vocab) || !Array.isArray(model.merges)) throw bad(file, '"model" has no vocab and merges');
   const pieces = new Map<number, string>();
-  for (const [piece, id] of Object.entries(model['vocab'])) {
+  for (const [piece, id] of Object.entries(model.vocab)) {
     if (!Number.isSafeInteger(id) || (id as number) < 0) throw bad(file, `the id of "${piece}" is not a whole number`);
     pieces.set(id as number, piece);
   }
@@ -99,33 +99,42 @@ function vocabulary(file: string, tokenizer: Json): Map<number, string> {
 
 function decoderSteps(decoder: unknown): Json[] {
   if (!isObject(decoder)) return [];
-  const inner = decoder['decoders'];
-  return decoder['type'] === 'Sequence' && Array.isArray(inner) ? inner.flatMap(decoderSteps) : [decoder];
+  const inner = decoder.decoders;
+  return decoder.type === 'Sequence' && Array.isArray(inner) ? inner.flatMap(decoderSteps) : [decoder];
 }
 
 function decodingOf(file: string, tokenizer: Json): Decoding {
-  const steps = decoderSteps(tokenizer['decoder']);
-  const step = (type: string): Json | undefined => steps.find((candidate) => candidate['type'] === type);
+  const steps = decoderSteps(tokenizer.decoder);
+  const step = (type: string): Json | undefined => steps.find((candidate) => candidate.type === type);
   if (step('ByteLevel') !== undefined) return { alphabet: 'bytes', space: ' ', byteFallback: false, stripFirstSpace: false };
   const byteFallback = step('ByteFallback') !== undefined;
   const metaspace = step('Metaspace');
   if (metaspace !== undefined) {
-    const prefixed = metaspace['prepend_scheme'] === undefined ? metaspace['add_prefix_space'] !== false : metaspace['prepend_scheme'] !== 'never';
-    return { alphabet: 'space', space: String(metaspace['replacement'] ?? '\u2581'), byteFallback, stripFirstSpace: prefixed };
+    const prefixed =
+      metaspace.prepend_scheme === undefined ? metaspace.add_prefix_space !== false : metaspace.prepend_scheme !== 'never';
+    return { alphabet: 'space', space: String(metaspace.replacement ?? '\u2581'), byteFallback, stripFirstSpace: prefixed };
   }
   const replace = step('Replace');
-  const pattern = isObject(replace?.['pattern']) ? replace['pattern']['String'] : undefined;
-  if (typeof pattern === 'string' && pattern.length > 0 && replace?.['content'] === ' ') {
+  const pattern = isObject(replace?.pattern) ? replace.pattern.String : undefined;
+  if (typeof pattern === 'string' && pattern.length > 0 && replace?.content === ' ') {
     const strip = step('Strip');
-    return { alphabet: 'space', space: pattern, byteFallback, stripFirstSpace: strip?.['content'] === ' ' && Number(strip['start']) > 0 };
+    return {
+      alphabet: 'space',
+      space: pattern,
+      byteFallback,
+      stripFirstSpace: strip?.content === ' ' && Number(strip.start) > 0,
+    };
   }
-  throw bad(file, `its decoder (${steps.map((one) => String(one['type'])).join(', ') || 'none'}) is not supported, only byte-level and sentencepiece-style BPE`);
+  throw bad(
+    file,
+    `its decoder (${steps.map((one) => String(one.type)).join(', ') || 'none'}) is not supported, only byte-level and sentencepiece-style BPE`,
+  );
 }
 
 /** The text of a token in `tokenizer_config.json`, which is a string or an object with `content`. */
 function spelled(value: unknown): string | null {
   if (typeof value === 'string') return value;
-  return isObject(value) && typeof value['content'] === 'string' ? value['content'] : null;
+  return isObject(value) && typeof value.content === 'string' ? value.content : null;
 }
 
 const NAMED_TOKENS = ['bos_token', 'eos_token', 'pad_token', 'unk_token', 'sep_token', 'cls_token'] as const;
@@ -140,7 +149,7 @@ function constantsOf(config: Json): Record<string, string> {
 }
 
 function controlTokens(added: readonly AddedToken[], config: Json, constants: Readonly<Record<string, string>>): ControlTokens {
-  const extra = Array.isArray(config['additional_special_tokens']) ? config['additional_special_tokens'].map(spelled) : [];
+  const extra = Array.isArray(config.additional_special_tokens) ? config.additional_special_tokens.map(spelled) : [];
   const named = new Set<string | null>([...Object.values(constants), ...extra]);
   const control = added.filter((token) => token.content !== '' && (token.special || named.has(token.content)));
   return new ControlTokens(new Map(control.map((token) => [token.content, token.id])));
@@ -152,41 +161,41 @@ function seal(tokenizer: Json, control: ControlTokens): string {
     const id = control.ids.get(text);
     return id === undefined ? text : sealedName(id);
   };
-  for (const token of (tokenizer['added_tokens'] ?? []) as Json[]) {
-    if (!control.ids.has(token['content'] as string)) continue;
-    token['content'] = rename(token['content'] as string);
-    token['normalized'] = false;
+  for (const token of (tokenizer.added_tokens ?? []) as Json[]) {
+    if (!control.ids.has(token.content as string)) continue;
+    token.content = rename(token.content as string);
+    token.normalized = false;
   }
-  const model = tokenizer['model'] as Json;
-  const vocab = model['vocab'] as Record<string, number>;
+  const model = tokenizer.model as Json;
+  const vocab = model.vocab as Record<string, number>;
   for (const [spelling, id] of control.ids) {
     if (!Object.hasOwn(vocab, spelling)) continue;
     delete vocab[spelling];
     vocab[sealedName(id)] = id;
   }
-  if (typeof model['unk_token'] === 'string') model['unk_token'] = rename(model['unk_token']);
+  if (typeof model.unk_token === 'string') model.unk_token = rename(model.unk_token);
   const visit = (node: unknown): void => {
     if (Array.isArray(node)) node.forEach(visit);
     if (!isObject(node)) return;
-    const special = node['SpecialToken'];
-    if (isObject(special) && typeof special['id'] === 'string') special['id'] = rename(special['id']);
+    const special = node.SpecialToken;
+    if (isObject(special) && typeof special.id === 'string') special.id = rename(special.id);
     Object.values(node).forEach(visit);
   };
-  visit(tokenizer['post_processor']);
+  visit(tokenizer.post_processor);
   // The library insists on these keys; older files leave them out.
   for (const key of ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder']) tokenizer[key] ??= null;
-  tokenizer['added_tokens'] ??= [];
+  tokenizer.added_tokens ??= [];
   return JSON.stringify(tokenizer);
 }
 
 function templateOf(file: string, config: Json): string | null {
-  const value = config['chat_template'];
+  const value = config.chat_template;
   if (value === undefined || value === null) return null;
   if (typeof value === 'string') return value;
   if (Array.isArray(value)) {
-    const named = value.filter((entry): entry is Json => isObject(entry) && typeof entry['template'] === 'string');
-    const chosen = named.find((entry) => entry['name'] === 'default') ?? named[0];
-    if (chosen !== undefined) return chosen['template'] as string;
+    const named = value.filter((entry): entry is Json => isObject(entry) && typeof entry.template === 'string');
+    const chosen = named.find((entry) => entry.name === 'default') ?? named[0];
+    if (chosen !== undefined) return chosen.template as string;
   }
   throw bad(file, '"chat_template" is neither a string nor a list of named templates');
 }
@@ -198,7 +207,11 @@ function templateOf(file: string, config: Json): string | null {
 export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
   const file = join(folder, 'tokenizer.json');
   const configFile = join(folder, 'tokenizer_config.json');
-  const [text, configText, templateText] = await Promise.all([readText(file), readText(configFile), readText(join(folder, 'chat_template.jinja'))]);
+  const [text, configText, templateText] = await Promise.all([
+    readText(file),
+    readText(configFile),
+    readText(join(folder, 'chat_template.jinja')),
+  ]);
   if (text === null) throw bad(file, 'there is no such file');
   const tokenizer = parseObject(file, text);
   const config = configText === null ? {} : parseObject(configFile, configText);
@@ -214,7 +227,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     control,
     pieces,
     added: new Set(added.map((token) => token.id)),
-    addBos: typeof config['add_bos_token'] === 'boolean' ? config['add_bos_token'] : null,
+    addBos: typeof config.add_bos_token === 'boolean' ? config.add_bos_token : null,
     bosToken: idOf('bos_token'),
     eosToken: idOf('eos_token'),
     chatTemplate: templateText ?? templateOf(configFile, config),

@@ -1,5 +1,6 @@
 #include "kvstore.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -81,8 +82,10 @@ Status createStore(size_t blockBytes, size_t deviceBlocks, size_t hostBlocks, in
   if (blockBytes == 0 || blockBytes % alignment != 0) {
     return fail(Status::badArgument, "blockBytes %zu is not a positive multiple of %zu", blockBytes, alignment);
   }
+  // Block numbers are 32-bit words, and no machine maps more than 47 bits of addresses.
   constexpr size_t blocksMax = INT32_MAX;
-  if (deviceBlocks == 0 || deviceBlocks > blocksMax || hostBlocks > blocksMax || blockBytes > (size_t{1} << 40)) {
+  constexpr size_t bytesMax = size_t{1} << 46;
+  if (deviceBlocks == 0 || deviceBlocks > blocksMax || hostBlocks > blocksMax || std::max(deviceBlocks, hostBlocks) > bytesMax / blockBytes) {
     return fail(Status::badArgument, "a store of %zu device and %zu host blocks of %zu bytes is out of range", deviceBlocks, hostBlocks, blockBytes);
   }
   auto store = std::make_shared<KvStore>();

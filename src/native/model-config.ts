@@ -7,7 +7,7 @@ import { type Rope, readRope } from './rope.js';
 import { badModel, isObject } from './safetensors.js';
 
 export type Json = Readonly<Record<string, unknown>>;
-export type Family = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
+type Family = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
 
 export interface ModelConfig {
   readonly family: Family;

@@ -37,7 +37,8 @@ function start(threads: number): Piscina {
 
 /** Starts the threads. Throws `native_missing` where the addon is not built. */
 export function createPools(options: { readonly swapThreads: number }): Pools {
-  if (!existsSync(addonPath)) throw new FastswitchError('native_missing', 'the native addon is not built; run: npm run build:native');
+  if (!existsSync(addonPath))
+    throw new FastswitchError('native_missing', 'the native addon is not built; run: npm run build:native');
   const engine = start(1);
   const swap = start(options.swapThreads);
   const pending = new Set<Promise<unknown>>();

@@ -13,7 +13,7 @@ import { FastswitchError } from '../errors.js';
 
 const MEBIBYTE = 1_048_576;
 /** The limit of the reference implementation. */
-export const HEADER_BYTES_MAX = 100_000_000;
+const HEADER_BYTES_MAX = 100_000_000;
 const INDEX_BYTES_MAX = 100 * MEBIBYTE;
 /** A true header nests three deep, a config seldom six; deeper text is refused before it is built in memory. */
 const JSON_DEPTH_MAX = 32;
@@ -42,7 +42,7 @@ const DTYPE_BITS: ReadonlyMap<string, number> = new Map([
   ['C64', 64],
 ]);
 
-export interface StoredTensor {
+interface StoredTensor {
   readonly name: string;
   /** As the file writes it: `F32`, `BF16`, ... */
   readonly dtype: string;

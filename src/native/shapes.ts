@@ -19,13 +19,33 @@ export interface Shape {
 export const SHAPES = {
   /** SmolLM2-135M. */
   smol: {
-    vocabulary: 49_152, hidden: 576, layers: 30, heads: 9, kvHeads: 3, headDim: 64, intermediate: 1536,
-    positions: 8192, ropeTheta: 100_000, tiedHead: true, qkvBias: false, qkNorm: false,
+    vocabulary: 49_152,
+    hidden: 576,
+    layers: 30,
+    heads: 9,
+    kvHeads: 3,
+    headDim: 64,
+    intermediate: 1536,
+    positions: 8192,
+    ropeTheta: 100_000,
+    tiedHead: true,
+    qkvBias: false,
+    qkNorm: false,
   },
   /** Qwen2.5-0.5B. */
   qwen05: {
-    vocabulary: 151_936, hidden: 896, layers: 24, heads: 14, kvHeads: 2, headDim: 64, intermediate: 4864,
-    positions: 32_768, ropeTheta: 1_000_000, tiedHead: true, qkvBias: true, qkNorm: false,
+    vocabulary: 151_936,
+    hidden: 896,
+    layers: 24,
+    heads: 14,
+    kvHeads: 2,
+    headDim: 64,
+    intermediate: 4864,
+    positions: 32_768,
+    ropeTheta: 1_000_000,
+    tiedHead: true,
+    qkvBias: true,
+    qkNorm: false,
   },
 } as const satisfies Record<string, Shape>;
 

@@ -4,15 +4,35 @@ import { type Beat, bytesOf, CUT, ENDED, refused, ScriptedSystem } from './scrip
 import { framesOf, type Serving, serving, until } from './serving.js';
 
 type Body = Record<string, unknown>;
-type Answer = { choices: { index: number; text: string; message: { role: string; content: string }; logprobs: never; finish_reason: string; token_ids: number[]; prompt_token_ids: number[] }[]; usage: Body; prompt_token_ids: number[]; error: { code: string; message: string; param: string | null } };
+type Answer = {
+  choices: {
+    index: number;
+    text: string;
+    message: { role: string; content: string };
+    logprobs: never;
+    finish_reason: string;
+    token_ids: number[];
+    prompt_token_ids: number[];
+  }[];
+  usage: Body;
+  prompt_token_ids: number[];
+  error: { code: string; message: string; param: string | null };
+};
 
-async function post({ server }: Serving, path: string, body: Body): Promise<{ status: number; json: Answer; body: string; headers: Record<string, unknown> }> {
+async function post(
+  { server }: Serving,
+  path: string,
+  body: Body,
+): Promise<{ status: number; json: Answer; body: string; headers: Record<string, unknown> }> {
   const response = await server.inject({ method: 'POST', url: path, payload: { model: 'tiny', ...body } });
-  const json = response.headers['content-type']?.toString().startsWith('application/json') ? response.json<Answer>() : ({} as Answer);
+  const json = response.headers['content-type']?.toString().startsWith('application/json')
+    ? response.json<Answer>()
+    : ({} as Answer);
   return { status: response.statusCode, json, body: response.body, headers: response.headers };
 }
 
-const chat = (at: Serving, body: Body = {}) => post(at, '/v1/chat/completions', { messages: [{ role: 'user', content: 'hi' }], ...body });
+const chat = (at: Serving, body: Body = {}) =>
+  post(at, '/v1/chat/completions', { messages: [{ role: 'user', content: 'hi' }], ...body });
 const complete = (at: Serving, body: Body = {}) => post(at, '/v1/completions', { prompt: 'hi', ...body });
 
 async function saying(...beats: readonly Beat[]): Promise<Serving> {
@@ -36,8 +56,15 @@ describe('a chat', () => {
       created: expect.any(Number),
       model: 'tiny',
       system_fingerprint: expect.stringMatching(/^fp_/),
-      choices: [{ index: 0, message: { role: 'assistant', content: 'good day', refusal: null }, logprobs: null, finish_reason: 'stop' }],
-      usage: { prompt_tokens: PROMPT.length, completion_tokens: 9, total_tokens: PROMPT.length + 9, prompt_tokens_details: { cached_tokens: 0 } },
+      choices: [
+        { index: 0, message: { role: 'assistant', content: 'good day', refusal: null }, logprobs: null, finish_reason: 'stop' },
+      ],
+      usage: {
+        prompt_tokens: PROMPT.length,
+        completion_tokens: 9,
+        total_tokens: PROMPT.length + 9,
+        prompt_tokens_details: { cached_tokens: 0 },
+      },
     });
   });
 
@@ -46,13 +73,21 @@ describe('a chat', () => {
     const { status } = await chat(at, {
       messages: [
         { role: 'developer', content: 'be brief' },
-        { role: 'user', content: [{ type: 'text', text: 'a' }, { type: 'text', text: 'b' }] },
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'a' },
+            { type: 'text', text: 'b' },
+          ],
+        },
         { role: 'assistant', content: 'c', refusal: null, annotations: [], tool_calls: null, audio: null },
         { role: 'user', content: 'd', name: 'eve' },
       ],
     });
     expect(status).toBe(200);
-    const text = Buffer.from([...(at.system.requests[0]?.request.content.promptTokens ?? [])].filter((id) => id < 256)).toString();
+    const text = Buffer.from(
+      [...(at.system.requests[0]?.request.content.promptTokens ?? [])].filter((id) => id < 256),
+    ).toString();
     expect(text).toBe('system\nbe brief\nuser\na\nb\nassistant\nc\nuser\nd\nassistant\n');
   });
 
@@ -75,24 +110,66 @@ describe('what reaches the engine', () => {
     const at = await saying(ENDED);
     await complete(at);
     const { content, maxTokens, priority, tenant } = at.system.requests[0]?.request ?? expect.fail();
-    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({ maxTokens: 16, priority: 0, tenant: 'default', stopTokens: [IM_END] });
+    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({
+      maxTokens: 16,
+      priority: 0,
+      tenant: 'default',
+      stopTokens: [IM_END],
+    });
     expect(content.sampling).toEqual({
-      temperature: 1, topK: 0, topP: 1, minP: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, seed: expect.any(BigInt), topLogprobs: -1, logitBias: [],
+      temperature: 1,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      frequencyPenalty: 0,
+      presencePenalty: 0,
+      repetitionPenalty: 1,
+      seed: expect.any(BigInt),
+      topLogprobs: -1,
+      logitBias: [],
     });
   });
 
   test('every field that is said', async () => {
     const at = await saying(ENDED);
     const said = {
-      temperature: 0.5, top_k: 7, top_p: 0.9, min_p: 0.1, frequency_penalty: -1, presence_penalty: 2, repetition_penalty: 1.1, seed: 5, logprobs: 3, logit_bias: { 65: -100, 66: 1.5 },
-      stop_token_ids: [70], max_tokens: 3, priority: -2, user: 'eve',
+      temperature: 0.5,
+      top_k: 7,
+      top_p: 0.9,
+      min_p: 0.1,
+      frequency_penalty: -1,
+      presence_penalty: 2,
+      repetition_penalty: 1.1,
+      seed: 5,
+      logprobs: 3,
+      logit_bias: { 65: -100, 66: 1.5 },
+      stop_token_ids: [70],
+      max_tokens: 3,
+      priority: -2,
+      user: 'eve',
     };
     expect((await complete(at, said)).status).toBe(200);
     const { content, maxTokens, priority, tenant } = at.system.requests[0]?.request ?? expect.fail();
-    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({ maxTokens: 3, priority: -2, tenant: 'eve', stopTokens: [IM_END, 70] });
+    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({
+      maxTokens: 3,
+      priority: -2,
+      tenant: 'eve',
+      stopTokens: [IM_END, 70],
+    });
     expect(content.sampling).toEqual({
-      temperature: 0.5, topK: 7, topP: 0.9, minP: 0.1, frequencyPenalty: -1, presencePenalty: 2, repetitionPenalty: 1.1, seed: 5n, topLogprobs: 3,
-      logitBias: [{ token: 65, bias: -100 }, { token: 66, bias: 1.5 }],
+      temperature: 0.5,
+      topK: 7,
+      topP: 0.9,
+      minP: 0.1,
+      frequencyPenalty: -1,
+      presencePenalty: 2,
+      repetitionPenalty: 1.1,
+      seed: 5n,
+      topLogprobs: 3,
+      logitBias: [
+        { token: 65, bias: -100 },
+        { token: 66, bias: 1.5 },
+      ],
     });
   });
 
@@ -144,7 +221,11 @@ describe('a completion', () => {
 
   test('counts each prompt once and all that was generated', async () => {
     const at = await saying({ tokens: bytesOf('xy') }, ENDED);
-    expect((await complete(at, { prompt: ['aa', 'b'], n: 2 })).json.usage).toMatchObject({ prompt_tokens: 3, completion_tokens: 8, total_tokens: 11 });
+    expect((await complete(at, { prompt: ['aa', 'b'], n: 2 })).json.usage).toMatchObject({
+      prompt_tokens: 3,
+      completion_tokens: 8,
+      total_tokens: 11,
+    });
   });
 
   test('echoes the prompt where asked, whole and streamed, from text and from ids', async () => {
@@ -152,7 +233,9 @@ describe('a completion', () => {
     expect((await complete(at, { echo: true })).json.choices[0]?.text).toBe('hi!');
     expect((await complete(at, { echo: true, prompt: [104, 105, 259] })).json.choices[0]?.text).toBe('hihello!');
     const { body } = await complete(at, { echo: true, stream: true });
-    const texts = framesOf(body).slice(0, -1).map((frame) => (frame as Answer).choices[0]?.text);
+    const texts = framesOf(body)
+      .slice(0, -1)
+      .map((frame) => (frame as Answer).choices[0]?.text);
     expect(texts.join('')).toBe('hi!');
   });
 
@@ -187,7 +270,13 @@ describe('token ids', () => {
 
 describe('stop strings', () => {
   test('cut the text across tokens and end the work at once', async () => {
-    const at = await saying({ tokens: bytesOf('one. E') }, { tokens: bytesOf('ND') }, { waitMillis: 5000 }, { tokens: bytesOf(' more') }, ENDED);
+    const at = await saying(
+      { tokens: bytesOf('one. E') },
+      { tokens: bytesOf('ND') },
+      { waitMillis: 5000 },
+      { tokens: bytesOf(' more') },
+      ENDED,
+    );
     const { json } = await complete(at, { stop: ['. END', 'zzz'] });
     expect(json.choices[0]).toMatchObject({ text: 'one', finish_reason: 'stop' });
     expect(json.usage).toMatchObject({ completion_tokens: 8 });
@@ -202,14 +291,30 @@ describe('stop strings', () => {
   });
 
   test('streamed: held back until decided, never taken back', async () => {
-    const at = await saying({ tokens: bytesOf('a. E') }, { waitMillis: 10 }, { tokens: bytesOf('lse. E') }, { waitMillis: 10 }, { tokens: bytesOf('ND') }, { waitMillis: 5000 }, ENDED);
+    const at = await saying(
+      { tokens: bytesOf('a. E') },
+      { waitMillis: 10 },
+      { tokens: bytesOf('lse. E') },
+      { waitMillis: 10 },
+      { tokens: bytesOf('ND') },
+      { waitMillis: 5000 },
+      ENDED,
+    );
     const frames = framesOf((await complete(at, { stop: '. END', stream: true })).body).slice(0, -1) as Answer[];
-    expect(frames.map(({ choices: [choice] }) => [choice?.text, choice?.finish_reason])).toEqual([['a', null], ['. Else', null], ['', null], ['', 'stop']]);
+    expect(frames.map(({ choices: [choice] }) => [choice?.text, choice?.finish_reason])).toEqual([
+      ['a', null],
+      ['. Else', null],
+      ['', null],
+      ['', 'stop'],
+    ]);
   });
 
   test('one choice that stops leaves the others running', async () => {
     const at = await serving();
-    at.system.script = (_request, index) => (index === 0 ? [{ tokens: bytesOf('a!b') }, { waitMillis: 5000 }, ENDED] : [{ waitMillis: 20 }, { tokens: bytesOf('cd') }, ENDED]);
+    at.system.script = (_request, index) =>
+      index === 0
+        ? [{ tokens: bytesOf('a!b') }, { waitMillis: 5000 }, ENDED]
+        : [{ waitMillis: 20 }, { tokens: bytesOf('cd') }, ENDED];
     expect((await complete(at, { n: 2, stop: '!' })).json.choices.map(({ text }) => text)).toEqual(['a', 'cd']);
     expect(at.system.requests.map(({ aborted }) => aborted)).toEqual(['stop', null]);
   });
@@ -223,7 +328,9 @@ describe('stop strings', () => {
 describe('text', () => {
   test('with characters spread over tokens never shows half of one', async () => {
     const at = await saying(...bytesOf('é😀!').flatMap((byte): Beat[] => [{ tokens: [byte] }, { waitMillis: 4 }]), ENDED);
-    const frames = framesOf((await chat(at, { stream: true })).body).slice(0, -1) as { choices: { delta: { content?: string } }[] }[];
+    const frames = framesOf((await chat(at, { stream: true })).body).slice(0, -1) as {
+      choices: { delta: { content?: string } }[];
+    }[];
     const texts = frames.map(({ choices: [choice] }) => choice?.delta.content ?? '');
     expect(texts.filter((text) => text !== '')).toEqual(['é', '😀', '!']);
   });
@@ -241,14 +348,30 @@ describe('text', () => {
   });
 });
 
-const LOGPROBS = { logprob: -0.5, top: [{ token: 98, logprob: -0.25 }, { token: 0xff, logprob: Number.NEGATIVE_INFINITY }] };
+const LOGPROBS = {
+  logprob: -0.5,
+  top: [
+    { token: 98, logprob: -0.25 },
+    { token: 0xff, logprob: Number.NEGATIVE_INFINITY },
+  ],
+};
 
 describe('log probabilities', () => {
   test('of a chat, with bytes', async () => {
     const at = await saying({ tokens: [97], logprobs: LOGPROBS }, { tokens: [IM_END], logprobs: LOGPROBS }, ENDED);
     const { json } = await chat(at, { logprobs: true, top_logprobs: 2 });
     expect(json.choices[0]?.logprobs).toEqual({
-      content: [{ token: 'a', logprob: -0.5, bytes: [97], top_logprobs: [{ token: 'b', logprob: -0.25, bytes: [98] }, { token: '\uFFFD', logprob: -9999, bytes: [255] }] }],
+      content: [
+        {
+          token: 'a',
+          logprob: -0.5,
+          bytes: [97],
+          top_logprobs: [
+            { token: 'b', logprob: -0.25, bytes: [98] },
+            { token: '\uFFFD', logprob: -9999, bytes: [255] },
+          ],
+        },
+      ],
       refusal: null,
     });
     expect(at.system.requests[0]?.request.content.sampling.topLogprobs).toBe(2);
@@ -268,7 +391,9 @@ describe('log probabilities', () => {
   test('streamed, each token once, and none beyond a stop string', async () => {
     const beats = bytesOf('ab😀cd.!').flatMap((token): Beat[] => [{ tokens: [token], logprobs: LOGPROBS }, { waitMillis: 2 }]);
     const at = await saying(...beats, ENDED);
-    const frames = framesOf((await chat(at, { stream: true, logprobs: true, stop: 'd.' })).body).slice(0, -1) as { choices: { logprobs: { content: { bytes: number[] }[] } | null }[] }[];
+    const frames = framesOf((await chat(at, { stream: true, logprobs: true, stop: 'd.' })).body).slice(0, -1) as {
+      choices: { logprobs: { content: { bytes: number[] }[] } | null }[];
+    }[];
     const bytes = frames.flatMap(({ choices: [choice] }) => choice?.logprobs?.content ?? []).flatMap((token) => token.bytes);
     expect(Buffer.from(bytes).toString()).toBe('ab😀c');
   });
@@ -278,9 +403,19 @@ describe('a stream', () => {
   test('opens with the role, closes with the reason and [DONE], and says who it is in every frame', async () => {
     const at = await saying({ tokens: bytesOf('hey') }, ENDED);
     const { body, headers } = await chat(at, { stream: true });
-    expect(headers).toMatchObject({ 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' });
+    expect(headers).toMatchObject({
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache',
+      'x-accel-buffering': 'no',
+    });
     const frames = framesOf(body);
-    const common = { id: expect.stringMatching(/^chatcmpl-/), object: 'chat.completion.chunk', created: expect.any(Number), model: 'tiny', system_fingerprint: expect.any(String) };
+    const common = {
+      id: expect.stringMatching(/^chatcmpl-/),
+      object: 'chat.completion.chunk',
+      created: expect.any(Number),
+      model: 'tiny',
+      system_fingerprint: expect.any(String),
+    };
     expect(frames).toEqual([
       { ...common, choices: [{ index: 0, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }] },
       { ...common, choices: [{ index: 0, delta: { content: 'hey' }, logprobs: null, finish_reason: null }] },
@@ -291,7 +426,10 @@ describe('a stream', () => {
 
   test('reports usage at the end where asked, and null before', async () => {
     const at = await saying({ tokens: bytesOf('hey') }, ENDED);
-    const frames = framesOf((await complete(at, { stream: true, stream_options: { include_usage: true } })).body).slice(0, -1) as { choices: unknown[]; usage: unknown }[];
+    const frames = framesOf((await complete(at, { stream: true, stream_options: { include_usage: true } })).body).slice(
+      0,
+      -1,
+    ) as { choices: unknown[]; usage: unknown }[];
     const last = frames.pop();
     expect(frames.map(({ usage }) => usage)).toEqual(frames.map(() => null));
     expect(last).toMatchObject({ choices: [], usage: { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 } });
@@ -299,8 +437,16 @@ describe('a stream', () => {
 
   test('of several choices tells them apart by index, each opened once and finished once', async () => {
     const at = await serving();
-    at.system.script = (_request, index) => [{ waitMillis: index * 5 }, { tokens: bytesOf('a') }, { waitMillis: 8 }, { tokens: bytesOf(String(index)) }, ENDED];
-    const frames = framesOf((await chat(at, { stream: true, n: 3 })).body).slice(0, -1) as { choices: [{ index: number; delta: { role?: string; content?: string }; finish_reason: string | null }] }[];
+    at.system.script = (_request, index) => [
+      { waitMillis: index * 5 },
+      { tokens: bytesOf('a') },
+      { waitMillis: 8 },
+      { tokens: bytesOf(String(index)) },
+      ENDED,
+    ];
+    const frames = framesOf((await chat(at, { stream: true, n: 3 })).body).slice(0, -1) as {
+      choices: [{ index: number; delta: { role?: string; content?: string }; finish_reason: string | null }];
+    }[];
     for (const wanted of [0, 1, 2]) {
       const own = frames.map(({ choices: [choice] }) => choice).filter(({ index }) => index === wanted);
       expect(own.map(({ delta }) => delta.content ?? '').join('')).toBe(`a${wanted}`);
@@ -312,18 +458,37 @@ describe('a stream', () => {
   test('is chosen by the body, never by the Accept header', async () => {
     const at = await saying({ tokens: [97] }, ENDED);
     const payload = { model: 'tiny', prompt: 'x' };
-    const events = await at.server.inject({ method: 'POST', url: '/v1/completions', payload: { ...payload, stream: true }, headers: { accept: 'application/json' } });
-    const whole = await at.server.inject({ method: 'POST', url: '/v1/completions', payload, headers: { accept: 'text/event-stream' } });
-    expect([events.headers['content-type'], whole.headers['content-type']]).toEqual(['text/event-stream; charset=utf-8', 'application/json; charset=utf-8']);
+    const events = await at.server.inject({
+      method: 'POST',
+      url: '/v1/completions',
+      payload: { ...payload, stream: true },
+      headers: { accept: 'application/json' },
+    });
+    const whole = await at.server.inject({
+      method: 'POST',
+      url: '/v1/completions',
+      payload,
+      headers: { accept: 'text/event-stream' },
+    });
+    expect([events.headers['content-type'], whole.headers['content-type']]).toEqual([
+      'text/event-stream; charset=utf-8',
+      'application/json; charset=utf-8',
+    ]);
   });
 
   test('that fails before its first token is a status, after it an error frame', async () => {
     const failed = { outcome: 'failed', code: 'engine_failed', message: 'step 7 failed', retryAfterSeconds: null } as const;
     const early = await chat(await saying(failed), { stream: true });
-    expect([early.status, early.json.error]).toEqual([500, { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' }]);
+    expect([early.status, early.json.error]).toEqual([
+      500,
+      { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' },
+    ]);
     const late = await chat(await saying({ tokens: [97] }, { waitMillis: 10 }, failed), { stream: true });
     expect(late.status).toBe(200);
-    expect(framesOf(late.body).slice(-2)).toEqual([{ error: { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' } }, '[DONE]']);
+    expect(framesOf(late.body).slice(-2)).toEqual([
+      { error: { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' } },
+      '[DONE]',
+    ]);
   });
 });
 

@@ -2,9 +2,19 @@ import { describe, expect, test } from 'vitest';
 import { ENDED } from './scripted-system.js';
 import { type Serving, serving } from './serving.js';
 
-type Failure = { status: number; headers: Record<string, unknown>; error: { message: string; type: string; param: string | null; code: string } };
+type Failure = {
+  status: number;
+  headers: Record<string, unknown>;
+  error: { message: string; type: string; param: string | null; code: string };
+};
 
-async function ask({ server }: Serving, method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'OPTIONS', url: string, payload?: string | object, headers: Record<string, string> = {}): Promise<Failure> {
+async function ask(
+  { server }: Serving,
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'OPTIONS',
+  url: string,
+  payload?: string | object,
+  headers: Record<string, string> = {},
+): Promise<Failure> {
   const response = await server.inject({ method, url, ...(payload === undefined ? {} : { payload }), headers });
   return { status: response.statusCode, headers: response.headers, error: response.json<{ error: Failure['error'] }>().error };
 }
@@ -14,7 +24,7 @@ const CHAT = '/v1/chat/completions';
 const TEXT = '/v1/completions';
 const messages = [{ role: 'user', content: 'hi' }];
 
-describe('errors of the transport, in OpenAI\'s shape', () => {
+describe("errors of the transport, in OpenAI's shape", () => {
   test('each has its status and code', async () => {
     const at = await serving({ config: { bodyLimitBytes: 2048 } });
     const cases: readonly [Promise<Failure>, number, string][] = [
@@ -26,7 +36,11 @@ describe('errors of the transport, in OpenAI\'s shape', () => {
       [ask(at, 'POST', CHAT, 'null', JSON_TYPE), 400, 'invalid_request'],
       [ask(at, 'POST', CHAT), 400, 'invalid_request'],
       [ask(at, 'POST', CHAT, { model: 'tiny', messages: [{ role: 'user', content: 'x'.repeat(3000) }] }), 413, 'body_too_large'],
-      [ask(at, 'POST', CHAT, 'model=tiny', { 'content-type': 'application/x-www-form-urlencoded' }), 415, 'unsupported_media_type'],
+      [
+        ask(at, 'POST', CHAT, 'model=tiny', { 'content-type': 'application/x-www-form-urlencoded' }),
+        415,
+        'unsupported_media_type',
+      ],
       [ask(at, 'POST', CHAT, '{}', { 'content-type': 'text/plain' }), 415, 'unsupported_media_type'],
       [ask(at, 'POST', '/v1/nothing', {}), 404, 'not_found'],
       [ask(at, 'GET', '/'), 404, 'not_found'],
@@ -42,7 +56,7 @@ describe('errors of the transport, in OpenAI\'s shape', () => {
       expect(headers['content-type']).toBe('application/json; charset=utf-8');
       expect(headers['access-control-allow-origin']).toBeUndefined();
     }
-    expect((await ask(at, 'PUT', CHAT)).headers['allow']).toBe('POST');
+    expect((await ask(at, 'PUT', CHAT)).headers.allow).toBe('POST');
   });
 
   test('an error of our own is a 500 that says nothing of the inside, and the next request is served', async () => {
@@ -56,9 +70,12 @@ describe('errors of the transport, in OpenAI\'s shape', () => {
     expect((await at.server.inject('/health')).statusCode).toBe(200);
   });
 
-  test('every answer has a request id: the client\'s own where it is harmless', async () => {
+  test("every answer has a request id: the client's own where it is harmless", async () => {
     const at = await serving();
-    const id = async (given?: string): Promise<unknown> => (await at.server.inject({ url: '/health', headers: given === undefined ? {} : { 'x-request-id': given } })).headers['x-request-id'];
+    const id = async (given?: string): Promise<unknown> =>
+      (await at.server.inject({ url: '/health', headers: given === undefined ? {} : { 'x-request-id': given } })).headers[
+        'x-request-id'
+      ];
     expect(await id()).toMatch(/^req_[0-9a-f-]{36}$/);
     expect(await id('trace-7/a')).toBe('trace-7/a');
     expect(await id('a b')).toMatch(/^req_/);
@@ -79,10 +96,34 @@ describe('errors of a request', () => {
       [CHAT, { model: 'tiny', messages: ['hi'] }, 'invalid_request', 'messages[0]', /object with role and content/],
       [CHAT, { model: 'tiny', messages: [{ role: 'user' }] }, 'invalid_request', 'messages[0].content', /missing/],
       [CHAT, { model: 'tiny', messages: [{ role: 'user', content: null }] }, 'invalid_request', 'messages[0].content', /missing/],
-      [CHAT, { model: 'tiny', messages: [{ role: 'user', content: 7 }] }, 'invalid_request', 'messages[0].content', /a string or a list/],
-      [CHAT, { model: 'tiny', messages: [{ role: 'wizard', content: 'x' }] }, 'invalid_request', 'messages[0].role', /system, developer, user or assistant/],
-      [CHAT, { model: 'tiny', messages: [{ role: 'user', content: 'x', colour: 1 }] }, 'invalid_request', 'messages[0].colour', /no 'colour'/],
-      [CHAT, { model: 'tiny', messages, colour: 1 }, 'invalid_request', 'colour', /^Unrecognized request argument supplied: colour$/],
+      [
+        CHAT,
+        { model: 'tiny', messages: [{ role: 'user', content: 7 }] },
+        'invalid_request',
+        'messages[0].content',
+        /a string or a list/,
+      ],
+      [
+        CHAT,
+        { model: 'tiny', messages: [{ role: 'wizard', content: 'x' }] },
+        'invalid_request',
+        'messages[0].role',
+        /system, developer, user or assistant/,
+      ],
+      [
+        CHAT,
+        { model: 'tiny', messages: [{ role: 'user', content: 'x', colour: 1 }] },
+        'invalid_request',
+        'messages[0].colour',
+        /no 'colour'/,
+      ],
+      [
+        CHAT,
+        { model: 'tiny', messages, colour: 1 },
+        'invalid_request',
+        'colour',
+        /^Unrecognized request argument supplied: colour$/,
+      ],
       [CHAT, { model: 'tiny', messages, top_logprobs: 3 }, 'invalid_request', 'top_logprobs', /needs 'logprobs'/],
       [CHAT, { model: 'tiny', messages, logprobs: true, top_logprobs: 21 }, 'invalid_request', 'top_logprobs', /0 to 20/],
       [CHAT, { model: 'tiny', messages, logprobs: 1 }, 'invalid_request', 'logprobs', /true or false/],
@@ -102,7 +143,13 @@ describe('errors of a request', () => {
       [TEXT, { model: 'tiny', prompt: 'x', n: 2, best_of: 1 }, 'invalid_request', 'best_of', /less than/],
       [TEXT, { model: 'tiny', prompt: 'x', top_p: 0 }, 'invalid_request', 'top_p', /temperature to 0/],
       [TEXT, { model: 'tiny', prompt: 'x', max_tokens: 0 }, 'invalid_request', 'max_tokens', /at least 1/],
-      [TEXT, { model: 'tiny', prompt: 'x', stream_options: { usage: true } }, 'invalid_request', 'stream_options.usage', /stream_options/],
+      [
+        TEXT,
+        { model: 'tiny', prompt: 'x', stream_options: { usage: true } },
+        'invalid_request',
+        'stream_options.usage',
+        /stream_options/,
+      ],
       [TEXT, { model: 'tiny', prompt: Array(2000).fill('x') }, 'invalid_request', 'n', /2000 choices/],
     ];
     for (const [url, body, code, param, message] of cases) {
@@ -128,7 +175,11 @@ describe('errors of a request', () => {
       [CHAT, { guided_json: {} }, 'guided_json'],
       [CHAT, { use_beam_search: true }, 'use_beam_search'],
       [CHAT, { echo: true }, 'echo'],
-      [CHAT, { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] }, 'messages[0].content[0]'],
+      [
+        CHAT,
+        { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
+        'messages[0].content[0]',
+      ],
       [CHAT, { messages: [{ role: 'tool', content: 'x', tool_call_id: 'a' }] }, 'messages[0].role'],
       [CHAT, { messages: [{ role: 'assistant', content: 'x', tool_calls: [{ id: 'a' }] }] }, 'messages[0].tool_calls'],
       [TEXT, { suffix: 'x' }, 'suffix'],
@@ -136,7 +187,11 @@ describe('errors of a request', () => {
       [TEXT, { echo: true, logprobs: 1 }, 'logprobs'],
     ];
     for (const [url, body, param] of cases) {
-      const { status, error } = await ask(at, 'POST', url, { model: 'tiny', ...(url === CHAT ? { messages } : { prompt: 'x' }), ...body });
+      const { status, error } = await ask(at, 'POST', url, {
+        model: 'tiny',
+        ...(url === CHAT ? { messages } : { prompt: 'x' }),
+        ...body,
+      });
       expect([status, error.code, error.param]).toEqual([400, 'unsupported_parameter', param]);
     }
     expect(at.system.requests).toEqual([]);
@@ -146,16 +201,53 @@ describe('errors of a request', () => {
     const at = await serving();
     at.system.script = () => [ENDED];
     const neutral = {
-      store: true, metadata: { a: 'b' }, service_tier: 'auto', parallel_tool_calls: true, tools: [], tool_choice: 'auto', response_format: { type: 'text' }, modalities: ['text'], min_tokens: 0,
-      skip_special_tokens: true, safety_identifier: 'x', prompt_cache_key: 'x', include_stop_str_in_output: false, use_beam_search: false,
+      store: true,
+      metadata: { a: 'b' },
+      service_tier: 'auto',
+      parallel_tool_calls: true,
+      tools: [],
+      tool_choice: 'auto',
+      response_format: { type: 'text' },
+      modalities: ['text'],
+      min_tokens: 0,
+      skip_special_tokens: true,
+      safety_identifier: 'x',
+      prompt_cache_key: 'x',
+      include_stop_str_in_output: false,
+      use_beam_search: false,
     };
-    expect((await at.server.inject({ method: 'POST', url: CHAT, payload: { model: 'tiny', messages, ...neutral } })).statusCode).toBe(200);
-    expect((await at.server.inject({ method: 'POST', url: TEXT, payload: { model: 'tiny', prompt: 'x', suffix: '', best_of: 2, n: 2 } })).statusCode).toBe(200);
+    expect(
+      (await at.server.inject({ method: 'POST', url: CHAT, payload: { model: 'tiny', messages, ...neutral } })).statusCode,
+    ).toBe(200);
+    expect(
+      (
+        await at.server.inject({
+          method: 'POST',
+          url: TEXT,
+          payload: { model: 'tiny', prompt: 'x', suffix: '', best_of: 2, n: 2 },
+        })
+      ).statusCode,
+    ).toBe(200);
   });
 
   test('types are never converted', async () => {
     const at = await serving();
-    const wrong = { temperature: '1.5', max_tokens: '3', n: '1', stream: 'true', seed: '1', top_p: '0.5', ignore_eos: 1, stop: 5, user: 5, model: 5, prompt: 5, logit_bias: [], stop_token_ids: '5', echo: 'x' };
+    const wrong = {
+      temperature: '1.5',
+      max_tokens: '3',
+      n: '1',
+      stream: 'true',
+      seed: '1',
+      top_p: '0.5',
+      ignore_eos: 1,
+      stop: 5,
+      user: 5,
+      model: 5,
+      prompt: 5,
+      logit_bias: [],
+      stop_token_ids: '5',
+      echo: 'x',
+    };
     for (const [param, value] of Object.entries(wrong)) {
       const { status, error } = await ask(at, 'POST', TEXT, { model: 'tiny', prompt: 'x', [param]: value });
       expect([param, status, error.param]).toEqual([param, 400, param]);
@@ -168,14 +260,18 @@ describe('the context limit', () => {
     const at = await serving();
     const { status, error } = await ask(at, 'POST', TEXT, { model: 'tiny', prompt: 'x'.repeat(1000), max_tokens: 100 });
     expect([status, error.code, error.param]).toEqual([400, 'context_length_exceeded', 'prompt']);
-    expect(error.message).toContain("maximum context length is 1024 tokens, but 1100 were requested: 1000 in the prompt and 100 for the completion");
+    expect(error.message).toContain(
+      'maximum context length is 1024 tokens, but 1100 were requested: 1000 in the prompt and 100 for the completion',
+    );
   });
 
   test('leaves room for at least one token', async () => {
     const at = await serving();
     at.system.script = () => [ENDED];
     expect((await ask(at, 'POST', TEXT, { model: 'tiny', prompt: 'x'.repeat(1024) })).error.code).toBe('context_length_exceeded');
-    expect((await at.server.inject({ method: 'POST', url: TEXT, payload: { model: 'tiny', prompt: 'x'.repeat(1023) } })).statusCode).toBe(200);
+    expect(
+      (await at.server.inject({ method: 'POST', url: TEXT, payload: { model: 'tiny', prompt: 'x'.repeat(1023) } })).statusCode,
+    ).toBe(200);
     expect(at.system.requests[0]?.request.maxTokens).toBe(1);
   });
 });

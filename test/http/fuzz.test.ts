@@ -4,18 +4,49 @@ import { ENDED } from './scripted-system.js';
 import { serving } from './serving.js';
 
 const odd = fc.oneof(
-  fc.constantFrom<unknown>(null, true, false, 0, 1, -1, 1.5, 1e308, '', 'x', '1', [], {}, [null], [[]], ['a', ''], [0, 1], { type: 'text' }, '\uFDD01\uFDD1', '\ud800', 'toString'),
+  fc.constantFrom<unknown>(
+    null,
+    true,
+    false,
+    0,
+    1,
+    -1,
+    1.5,
+    1e308,
+    '',
+    'x',
+    '1',
+    [],
+    {},
+    [null],
+    [[]],
+    ['a', ''],
+    [0, 1],
+    { type: 'text' },
+    '\uFDD01\uFDD1',
+    '\ud800',
+    'toString',
+  ),
   fc.jsonValue({ maxDepth: 2 }),
 );
 
 const likely: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
   model: fc.constantFrom('tiny', 'other', 'toString'),
   prompt: fc.oneof(fc.string(), fc.array(fc.string()), fc.array(fc.nat(400)), fc.array(fc.array(fc.nat(400)))),
-  messages: fc.array(fc.record({
-    role: fc.constantFrom('system', 'user', 'assistant', 'tool', 'constructor'),
-    content: fc.oneof(fc.string(), fc.array(fc.record({ type: fc.constantFrom('text', 'image_url'), text: fc.string() })), odd),
-    name: odd,
-  }, { requiredKeys: ['role', 'content'] })),
+  messages: fc.array(
+    fc.record(
+      {
+        role: fc.constantFrom('system', 'user', 'assistant', 'tool', 'constructor'),
+        content: fc.oneof(
+          fc.string(),
+          fc.array(fc.record({ type: fc.constantFrom('text', 'image_url'), text: fc.string() })),
+          odd,
+        ),
+        name: odd,
+      },
+      { requiredKeys: ['role', 'content'] },
+    ),
+  ),
   n: fc.integer({ min: -1, max: 4 }),
   max_tokens: fc.integer({ min: -1, max: 2000 }),
   temperature: fc.oneof(fc.double({ min: 0, max: 2 }), fc.double()),
@@ -34,7 +65,20 @@ const likely: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
   tools: fc.constantFrom([], [{}]),
 };
 
-const SHARED = ['n', 'max_tokens', 'temperature', 'stop', 'logprobs', 'stream', 'seed', 'logit_bias', 'user', 'stream_options', 'return_token_ids', 'tools'];
+const SHARED = [
+  'n',
+  'max_tokens',
+  'temperature',
+  'stop',
+  'logprobs',
+  'stream',
+  'seed',
+  'logit_bias',
+  'user',
+  'stream_options',
+  'return_token_ids',
+  'tools',
+];
 const OWN: Readonly<Record<string, readonly string[]>> = {
   '/v1/chat/completions': [...SHARED, 'top_logprobs', 'chat_template_kwargs', 'messages'],
   '/v1/completions': [...SHARED, 'echo', 'prompt'],
@@ -42,27 +86,54 @@ const OWN: Readonly<Record<string, readonly string[]>> = {
   '/detokenize': ['tokens'],
 };
 
-const value = (name: string): fc.Arbitrary<unknown> => fc.oneof({ weight: 9, arbitrary: likely[name] as fc.Arbitrary<unknown> }, { weight: 1, arbitrary: odd });
+const value = (name: string): fc.Arbitrary<unknown> =>
+  fc.oneof({ weight: 9, arbitrary: likely[name] as fc.Arbitrary<unknown> }, { weight: 1, arbitrary: odd });
 const request = fc.constantFrom(...Object.keys(OWN)).chain((path) => {
   // Mostly fields of the endpoint, few at a time: one that is wrong hides all others.
-  const names = fc.oneof({ weight: 4, arbitrary: fc.subarray([...(OWN[path] ?? [])], { maxLength: Math.min(4, OWN[path]?.length ?? 0) }) }, { weight: 1, arbitrary: fc.subarray(Object.keys(likely), { maxLength: 6 }) });
+  const names = fc.oneof(
+    { weight: 4, arbitrary: fc.subarray([...(OWN[path] ?? [])], { maxLength: Math.min(4, OWN[path]?.length ?? 0) }) },
+    { weight: 1, arbitrary: fc.subarray(Object.keys(likely), { maxLength: 6 }) },
+  );
   const fields = names.chain((chosen) => fc.record(Object.fromEntries(chosen.map((name) => [name, value(name)]))));
   const required = path.includes('chat') ? { messages: [{ role: 'user', content: 'x' }] } : { prompt: 'x' };
-  const whole = fc.tuple(fields, fc.constantFrom({}, { model: 'tiny' }), fc.constantFrom({}, required, required)).map(([own, model, needed]) => ({ ...needed, ...own, ...model }));
-  return fc.record({ path: fc.constant(path), payload: fc.oneof({ weight: 14, arbitrary: whole }, { weight: 1, arbitrary: odd }) });
+  const whole = fc
+    .tuple(fields, fc.constantFrom({}, { model: 'tiny' }), fc.constantFrom({}, required, required))
+    .map(([own, model, needed]) => ({ ...needed, ...own, ...model }));
+  return fc.record({
+    path: fc.constant(path),
+    payload: fc.oneof({ weight: 14, arbitrary: whole }, { weight: 1, arbitrary: odd }),
+  });
 });
 
-test('whatever is sent, the answer is 2xx, or 4xx in OpenAI\'s shape', async () => {
+test("whatever is sent, the answer is 2xx, or 4xx in OpenAI's shape", async () => {
   const { server, system } = await serving();
-  system.script = (request) => [{ tokens: Array.from({ length: Math.min(5, request.maxTokens) }, (_, index) => 97 + index) }, ENDED];
+  system.script = (request) => [
+    { tokens: Array.from({ length: Math.min(5, request.maxTokens) }, (_, index) => 97 + index) },
+    ENDED,
+  ];
   const seen = new Map<number, number>();
-  await fc.assert(fc.asyncProperty(request, async ({ path, payload }) => {
-    const response = await server.inject({ method: 'POST', url: path, payload: JSON.stringify(payload), headers: { 'content-type': 'application/json' } });
-    seen.set(response.statusCode, (seen.get(response.statusCode) ?? 0) + 1);
-    expect(response.statusCode).toBeLessThan(500);
-    if (response.statusCode === 200) return;
-    expect(response.json()).toEqual({ error: { message: expect.any(String), type: expect.any(String), param: response.json<{ error: { param: unknown } }>().error.param, code: expect.any(String) } });
-  }), { numRuns: 700 });
+  await fc.assert(
+    fc.asyncProperty(request, async ({ path, payload }) => {
+      const response = await server.inject({
+        method: 'POST',
+        url: path,
+        payload: JSON.stringify(payload),
+        headers: { 'content-type': 'application/json' },
+      });
+      seen.set(response.statusCode, (seen.get(response.statusCode) ?? 0) + 1);
+      expect(response.statusCode).toBeLessThan(500);
+      if (response.statusCode === 200) return;
+      expect(response.json()).toEqual({
+        error: {
+          message: expect.any(String),
+          type: expect.any(String),
+          param: response.json<{ error: { param: unknown } }>().error.param,
+          code: expect.any(String),
+        },
+      });
+    }),
+    { numRuns: 700 },
+  );
   expect(seen.get(200) ?? 0).toBeGreaterThan(50);
   expect(seen.get(400) ?? 0).toBeGreaterThan(50);
 });

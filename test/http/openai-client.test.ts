@@ -7,7 +7,7 @@ const messages = [{ role: 'user' as const, content: 'hi' }];
 const ask = { model: 'tiny', messages };
 const spelled = (text: string): Beat[] => bytesOf(text).flatMap((byte): Beat[] => [{ tokens: [byte] }, { waitMillis: 2 }]);
 
-describe('OpenAI\'s own client', () => {
+describe("OpenAI's own client", () => {
   test('gets a chat, whole', async () => {
     const { openai, system } = await serving({ listen: true });
     system.script = () => [{ tokens: bytesOf('good day') }, ENDED];
@@ -58,14 +58,27 @@ describe('OpenAI\'s own client', () => {
 
   test('throws its own error classes', async () => {
     const { openai, system } = await serving({ listen: true });
-    await expect(openai.chat.completions.create({ ...ask, temperature: 3 })).rejects.toSatisfy((error) => error instanceof BadRequestError && error.param === 'temperature' && error.code === 'invalid_request');
-    await expect(openai.chat.completions.create({ ...ask, model: 'nope' })).rejects.toSatisfy((error) => error instanceof NotFoundError && error.code === 'model_not_found');
+    await expect(openai.chat.completions.create({ ...ask, temperature: 3 })).rejects.toSatisfy(
+      (error) => error instanceof BadRequestError && error.param === 'temperature' && error.code === 'invalid_request',
+    );
+    await expect(openai.chat.completions.create({ ...ask, model: 'nope' })).rejects.toSatisfy(
+      (error) => error instanceof NotFoundError && error.code === 'model_not_found',
+    );
     system.script = () => [refused('queue_full', 1.5)];
-    await expect(openai.chat.completions.create(ask)).rejects.toSatisfy((error) => error instanceof RateLimitError && error.headers.get('retry-after-ms') === '1500' && error.headers.get('retry-after') === '2');
+    await expect(openai.chat.completions.create(ask)).rejects.toSatisfy(
+      (error) =>
+        error instanceof RateLimitError &&
+        error.headers.get('retry-after-ms') === '1500' &&
+        error.headers.get('retry-after') === '2',
+    );
     system.script = () => [{ outcome: 'failed', code: 'engine_failed', message: 'out of luck', retryAfterSeconds: null }];
-    await expect(openai.chat.completions.create({ ...ask, stream: true })).rejects.toSatisfy((error) => error instanceof InternalServerError && error.status === 500);
+    await expect(openai.chat.completions.create({ ...ask, stream: true })).rejects.toSatisfy(
+      (error) => error instanceof InternalServerError && error.status === 500,
+    );
     system.script = () => [refused('draining')];
-    await expect(openai.chat.completions.create(ask)).rejects.toSatisfy((error) => error instanceof InternalServerError && error.status === 503);
+    await expect(openai.chat.completions.create(ask)).rejects.toSatisfy(
+      (error) => error instanceof InternalServerError && error.status === 503,
+    );
   });
 
   test('waits as long as it is told and tries again', async () => {
@@ -79,10 +92,14 @@ describe('OpenAI\'s own client', () => {
 
   test('throws what goes wrong within a stream', async () => {
     const { openai, system } = await serving({ listen: true });
-    system.script = () => [...spelled('ab'), { outcome: 'failed', code: 'engine_failed', message: 'step 7 failed', retryAfterSeconds: null }];
+    system.script = () => [
+      ...spelled('ab'),
+      { outcome: 'failed', code: 'engine_failed', message: 'step 7 failed', retryAfterSeconds: null },
+    ];
     let text = '';
     const read = async (): Promise<void> => {
-      for await (const chunk of await openai.chat.completions.create({ ...ask, stream: true })) text += chunk.choices[0]?.delta.content ?? '';
+      for await (const chunk of await openai.chat.completions.create({ ...ask, stream: true }))
+        text += chunk.choices[0]?.delta.content ?? '';
     };
     await expect(read()).rejects.toThrow(/step 7 failed/);
     expect(text).toBe('ab');

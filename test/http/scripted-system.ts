@@ -4,8 +4,8 @@
  * abort).
  */
 import type { Listener, RequestEnd } from '../../src/actors/ports.js';
-import type { SubmitRequest, System, SystemInfo } from '../../src/actors/system.js';
-import type { Histogram, MetricsSnapshot } from '../../src/core/metrics.js';
+import type { SubmitRequest, System, SystemInfo, SystemSnapshot } from '../../src/actors/system.js';
+import type { Histogram } from '../../src/core/metrics.js';
 import type { AbortReason, RequestId, TokenLogprobs } from '../../src/core/types.js';
 import { VOCABULARY } from './fixtures/tokenizers.js';
 
@@ -14,11 +14,17 @@ export const bytesOf = (text: string): number[] => [...Buffer.from(text, 'utf8')
 export const ENDED: RequestEnd = { outcome: 'stop', code: null, message: null, retryAfterSeconds: null };
 export const CUT: RequestEnd = { ...ENDED, outcome: 'length' };
 export const refused = (code: 'queue_full' | 'draining' | 'too_large', retryAfterSeconds: number | null = null): RequestEnd => ({
-  outcome: 'rejected', code, message: null, retryAfterSeconds,
+  outcome: 'rejected',
+  code,
+  message: null,
+  retryAfterSeconds,
 });
 
 /** One thing that a request does: emit tokens together, let time pass, or end. */
-export type Beat = { readonly tokens: readonly number[]; readonly logprobs?: TokenLogprobs } | { readonly waitMillis: number } | RequestEnd;
+export type Beat =
+  | { readonly tokens: readonly number[]; readonly logprobs?: TokenLogprobs }
+  | { readonly waitMillis: number }
+  | RequestEnd;
 
 export class ScriptedRequest {
   readonly id: RequestId;
@@ -58,7 +64,12 @@ export class ScriptedRequest {
   }
 }
 
-const histogram = (values: readonly number[]): Histogram => ({ bounds: [0.1, 1], counts: [values.length, 0, 0], sum: values.reduce((a, b) => a + b, 0), count: values.length });
+const histogram = (values: readonly number[]): Histogram => ({
+  bounds: [0.1, 1],
+  counts: [values.length, 0, 0],
+  sum: values.reduce((a, b) => a + b, 0),
+  count: values.length,
+});
 
 export class ScriptedSystem implements System {
   readonly info: SystemInfo;
@@ -73,7 +84,15 @@ export class ScriptedSystem implements System {
   #drained: (() => void)[] = [];
 
   constructor(info: Partial<SystemInfo> = {}) {
-    this.info = { contextTokensMax: 1024, vocabularySize: VOCABULARY, blockTokens: 16, blockBytes: 4096, deviceBlocks: 64, hostBlocks: 256, ...info };
+    this.info = {
+      contextTokensMax: 1024,
+      vocabularySize: VOCABULARY,
+      blockTokens: 16,
+      blockBytes: 4096,
+      deviceBlocks: 64,
+      hostBlocks: 256,
+      ...info,
+    };
     this.failed = new Promise((resolve) => {
       this.fail = resolve;
     });
@@ -83,7 +102,8 @@ export class ScriptedSystem implements System {
     const index = this.requests.length;
     const scripted = new ScriptedRequest(index + 1, request, listener, () => this.#settle());
     this.requests.push(scripted);
-    const start = (): void => void (this.draining ? scripted.end(refused('draining')) : scripted.play(this.script(request, index)));
+    const start = (): void =>
+      void (this.draining ? scripted.end(refused('draining')) : scripted.play(this.script(request, index)));
     if (this.eager) start();
     else setImmediate(start);
     return scripted.id;
@@ -98,15 +118,38 @@ export class ScriptedSystem implements System {
 
   reprioritize(): void {}
 
-  async snapshot(): Promise<MetricsSnapshot> {
+  async snapshot(): Promise<SystemSnapshot> {
     const live = this.requests.filter((request) => !request.over).length;
     return {
-      requestsByPhase: { queued: live, prefilling: 0, decoding: 0, 'swapping-out': 0, swapped: 0, 'swapping-in': 0, done: this.requests.length - live },
+      requestsByPhase: {
+        queued: live,
+        prefilling: 0,
+        decoding: 0,
+        'swapping-out': 0,
+        swapped: 0,
+        'swapping-in': 0,
+        done: this.requests.length - live,
+      },
       finishedByOutcome: { stop: this.requests.length - live, length: 0, aborted: 0, failed: 0, rejected: 0 },
-      ttftSeconds: histogram([0.05, 0.07]), tbtSeconds: histogram([]), stepSeconds: histogram([0.01]), queueSeconds: histogram([]), requestSeconds: histogram([]),
-      steps: 3, promptTokens: 11, generatedTokens: 7, prefillTokensComputed: 11, decodeTokensComputed: 6, preemptions: { swap: 2, recompute: 1 },
-      transfers: { out: 2, in: 1 }, transferBytes: { out: 8192, in: 4096 }, transferSeconds: { out: 0.5, in: 0.25 }, transferRuns: { out: 2, in: 1 },
-      transfersFailed: 0, stepsFailed: 0,
+      ttftSeconds: histogram([0.05, 0.07]),
+      tbtSeconds: histogram([]),
+      stepSeconds: histogram([0.01]),
+      stepGapSeconds: histogram([0.0002]),
+      loopDelaySeconds: null,
+      queueSeconds: histogram([]),
+      requestSeconds: histogram([]),
+      steps: 3,
+      promptTokens: 11,
+      generatedTokens: 7,
+      prefillTokensComputed: 11,
+      decodeTokensComputed: 6,
+      preemptions: { swap: 2, recompute: 1 },
+      transfers: { out: 2, in: 1 },
+      transferBytes: { out: 8192, in: 4096 },
+      transferSeconds: { out: 0.5, in: 0.25 },
+      transferRuns: { out: 2, in: 1 },
+      transfersFailed: 0,
+      stepsFailed: 0,
       blocks: { device: { free: 60, used: 3, moving: 1, total: 64 }, host: { free: 250, used: 6, moving: 0, total: 256 } },
     };
   }

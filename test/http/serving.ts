@@ -34,12 +34,24 @@ export interface ServingOptions {
 }
 
 /** Closed after the test. */
-export async function serving({ config = {}, system = new ScriptedSystem(), listen = false, model = folder }: ServingOptions = {}): Promise<Serving> {
+export async function serving({
+  config = {},
+  system = new ScriptedSystem(),
+  listen = false,
+  model = folder,
+}: ServingOptions = {}): Promise<Serving> {
   const tokenizer = await loadTokenizer(model);
   const full: Config = { ...DEFAULTS, model, servedModelName: 'tiny', logLevel: 'silent', drainSeconds: 1, ...config };
-  const server = createServer({ config: full, system, tokenizer, model: modelInfo(full, '0.0.0', [IM_END], tokenizer.eosToken), version: '0.0.0' });
+  const server = createServer({
+    config: full,
+    system,
+    tokenizer,
+    model: modelInfo(full, '0.0.0', [IM_END], tokenizer.eosToken),
+    version: '0.0.0',
+  });
   closers.push(async () => {
-    for (const request of system.requests) request.end({ outcome: 'aborted', code: null, message: null, retryAfterSeconds: null });
+    for (const request of system.requests)
+      request.end({ outcome: 'aborted', code: null, message: null, retryAfterSeconds: null });
     await server.close();
   });
   let url = '';
@@ -52,9 +64,9 @@ export async function serving({ config = {}, system = new ScriptedSystem(), list
   return { system, server, url, openai: new OpenAI({ apiKey: 'none', baseURL: `${url}/v1`, maxRetries: 0 }) };
 }
 
-/** Waits for something that is about to happen; fails after two seconds. */
+/** Waits for something that is about to happen; fails after ten seconds. */
 export async function until(condition: () => boolean): Promise<void> {
-  for (let left = 400; !condition(); left -= 1) {
+  for (let left = 2000; !condition(); left -= 1) {
     if (left === 0) throw new Error(`still not so: ${condition.toString()}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
@@ -62,8 +74,11 @@ export async function until(condition: () => boolean): Promise<void> {
 
 /** The JSON of each `data:` frame of a stream, `[DONE]` as a string. */
 export function framesOf(body: string): unknown[] {
-  return body.split('\n\n').filter((frame) => frame.startsWith('data: ')).map((frame) => {
-    const data = frame.slice('data: '.length);
-    return data === '[DONE]' ? data : JSON.parse(data);
-  });
+  return body
+    .split('\n\n')
+    .filter((frame) => frame.startsWith('data: '))
+    .map((frame) => {
+      const data = frame.slice('data: '.length);
+      return data === '[DONE]' ? data : JSON.parse(data);
+    });
 }

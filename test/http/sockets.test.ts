@@ -29,7 +29,15 @@ function wire({ url }: Serving, text: string): Wire {
 
 function request(path: string, body: object, headers: readonly string[] = []): string {
   const json = JSON.stringify({ model: 'tiny', ...body });
-  return [`POST ${path} HTTP/1.1`, 'host: x', 'content-type: application/json', `content-length: ${Buffer.byteLength(json)}`, ...headers, '', json].join('\r\n');
+  return [
+    `POST ${path} HTTP/1.1`,
+    'host: x',
+    'content-type: application/json',
+    `content-length: ${Buffer.byteLength(json)}`,
+    ...headers,
+    '',
+    json,
+  ].join('\r\n');
 }
 
 const STREAM = request('/v1/completions', { prompt: 'x', stream: true });
@@ -39,17 +47,32 @@ describe('a stream on the wire', () => {
   test('is framed as server-sent events that a parser reads', async () => {
     const at = await serving({ listen: true });
     at.system.script = () => [{ tokens: bytesOf('a\n\nb') }, { waitMillis: 5 }, { tokens: bytesOf('é') }, ENDED];
-    const response = await fetch(`${at.url}/v1/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: 'tiny', prompt: 'x', stream: true }) });
+    const response = await fetch(`${at.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model: 'tiny', prompt: 'x', stream: true }),
+    });
     const data: string[] = [];
     const parser = createParser({ onEvent: (event) => data.push(event.data), onError: (error) => expect.fail(error.message) });
     parser.feed(await response.text());
     expect(data.at(-1)).toBe('[DONE]');
-    expect(data.slice(0, -1).map((json) => (JSON.parse(json) as { choices: [{ text: string }] }).choices[0].text).join('')).toBe('a\n\nbé');
+    expect(
+      data
+        .slice(0, -1)
+        .map((json) => (JSON.parse(json) as { choices: [{ text: string }] }).choices[0].text)
+        .join(''),
+    ).toBe('a\n\nbé');
   });
 
   test('tokens that came together leave in one write', async () => {
     const at = await serving({ listen: true });
-    at.system.script = () => [{ tokens: bytesOf('first') }, { waitMillis: 40 }, { tokens: bytesOf('second') }, { waitMillis: 40 }, ENDED];
+    at.system.script = () => [
+      { tokens: bytesOf('first') },
+      { waitMillis: 40 },
+      { tokens: bytesOf('second') },
+      { waitMillis: 40 },
+      ENDED,
+    ];
     const client = wire(at, STREAM);
     await until(() => client.all().includes('[DONE]'));
     const bodies = client.reads.filter((read) => read.includes('data: '));
@@ -69,13 +92,17 @@ describe('a stream on the wire', () => {
     const at = await serving({ listen: true });
     at.system.script = () => [{ tokens: bytesOf('hey') }, ENDED];
     const client = wire(at, STREAM + WHOLE);
-    await until(() => client.all().includes('"object":"text_completion","choices":[{"index":0,"text":"hey"') || client.all().split('hey').length === 3);
+    await until(() => client.all().split('hey').length === 3);
     expect(client.closed()).toBe(false);
   });
 });
 
 describe('a client that leaves', () => {
-  const leaving = async (text: string, beats: readonly Beat[], ready: (at: Serving, client: Wire) => boolean): Promise<Serving> => {
+  const leaving = async (
+    text: string,
+    beats: readonly Beat[],
+    ready: (at: Serving, client: Wire) => boolean,
+  ): Promise<Serving> => {
     const at = await serving({ listen: true });
     at.system.script = () => beats;
     const client = wire(at, text);
@@ -98,7 +125,7 @@ describe('a client that leaves', () => {
     expect(system.requests.map(({ aborted }) => aborted)).toEqual(['client']);
   });
 
-  test('takes all its choices with it, and nobody else\'s', async () => {
+  test("takes all its choices with it, and nobody else's", async () => {
     const at = await serving({ listen: true });
     const other = wire(at, STREAM);
     await until(() => at.system.requests.length === 1);
@@ -163,7 +190,7 @@ describe('a client that stops reading', () => {
 
   test('nor one that reads slowly but reads', async () => {
     const at = await serving({ listen: true, config: { stallSeconds: 0.4 }, system: new ScriptedSystem(info) });
-    at.system.script = () => [...flood.slice(0, 400), ENDED];
+    at.system.script = () => [...flood.slice(0, 200), ENDED];
     const client = wire(at, request('/v1/completions', { prompt: 'x', stream: true, max_tokens: 2000 }));
     let bytes = 0;
     client.socket.on('data', (data) => {
@@ -173,11 +200,15 @@ describe('a client that stops reading', () => {
     });
     await until(() => client.all().includes('[DONE]') || client.closed());
     expect(at.system.requests[0]?.aborted).toBe(null);
-    expect(bytes).toBeGreaterThan(200 * LONG_TEXT.length);
+    expect(bytes).toBeGreaterThan(99 * LONG_TEXT.length);
   });
 
   test('and is far behind before the time is up: its queue has a limit', async () => {
-    const at = await serving({ listen: true, config: { stallSeconds: 60 }, system: new ScriptedSystem({ contextTokensMax: 100_000 }) });
+    const at = await serving({
+      listen: true,
+      config: { stallSeconds: 60 },
+      system: new ScriptedSystem({ contextTokensMax: 100_000 }),
+    });
     at.system.script = () => [...flood, ...Array.from({ length: 40 }, (): Beat => ({ tokens: Array(500).fill(97) }))];
     const client = wire(at, request('/v1/completions', { prompt: 'x', stream: true, max_tokens: 90_000 }));
     client.socket.pause();
@@ -189,11 +220,21 @@ describe('large and broken input', () => {
   test('a body of 20 MB is taken where the limit allows, and refused with 413 where not', async () => {
     const body = JSON.stringify({ model: 'tiny', prompt: 'x'.repeat(20_000_000) });
     const send = async (at: Serving): Promise<{ status: number; code: string }> => {
-      const response = await fetch(`${at.url}/v1/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+      const response = await fetch(`${at.url}/v1/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body,
+      });
       return { status: response.status, code: ((await response.json()) as { error: { code: string } }).error.code };
     };
-    expect(await send(await serving({ listen: true, config: { bodyLimitBytes: 32 * 2 ** 20 } }))).toEqual({ status: 400, code: 'context_length_exceeded' });
-    expect(await send(await serving({ listen: true, config: { bodyLimitBytes: 2 ** 20 } }))).toEqual({ status: 413, code: 'body_too_large' });
+    expect(await send(await serving({ listen: true, config: { bodyLimitBytes: 32 * 2 ** 20 } }))).toEqual({
+      status: 400,
+      code: 'context_length_exceeded',
+    });
+    expect(await send(await serving({ listen: true, config: { bodyLimitBytes: 2 ** 20 } }))).toEqual({
+      status: 413,
+      code: 'body_too_large',
+    });
   });
 
   test('what is no HTTP gets 400 in the same shape, and the next client is served', async () => {

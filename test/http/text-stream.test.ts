@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { anyText } from './fixtures/any-text.js';
 import { StopStrings, TextStream } from '../../src/http/text-stream.js';
+import { anyText } from './fixtures/any-text.js';
 
 const byteToken = (token: number) => Uint8Array.of(token);
 
@@ -25,9 +25,11 @@ describe('text of tokens', () => {
   });
 
   test('any text survives being cut into bytes', () => {
-    fc.assert(fc.property(anyText, (text) => {
-      expect(streamed(text).join('')).toBe(text);
-    }));
+    fc.assert(
+      fc.property(anyText, (text) => {
+        expect(streamed(text).join('')).toBe(text);
+      }),
+    );
   });
 });
 
@@ -54,7 +56,10 @@ function run(pieces: readonly string[], stops: readonly string[]): { shown: stri
 
 describe('stop strings', () => {
   test('text before one is shown, the stop string and what follows is not, across token borders', () => {
-    expect(run(['Hello', ' wor', 'ld. E', 'N', 'D and more'], ['. END'])).toEqual({ shown: ['Hello', ' wor', 'ld', '', ''], stopped: true });
+    expect(run(['Hello', ' wor', 'ld. E', 'N', 'D and more'], ['. END'])).toEqual({
+      shown: ['Hello', ' wor', 'ld', '', ''],
+      stopped: true,
+    });
   });
 
   test('text that only might have been one is shown as soon as it cannot be', () => {
@@ -75,21 +80,30 @@ describe('stop strings', () => {
 
   test('the result never depends on where the tokens end, and nothing that is shown is taken back', () => {
     const letters = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 30 });
-    const stops = fc.uniqueArray(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 5 }), { minLength: 1, maxLength: 4 });
-    fc.assert(fc.property(letters, stops, fc.array(fc.nat(6)), (text, list, cuts) => {
-      const pieces: string[] = [];
-      let at = 0;
-      for (const cut of cuts) {
-        pieces.push(text.slice(at, at + cut));
-        at += cut;
-      }
-      pieces.push(text.slice(at));
-      const { shown, stopped } = run(pieces, list);
-      const expected = cutByDefinition(text, list);
-      expect(stopped).toBe(expected.stopped);
-      // Two stop strings may end together ("b" and "ab"): then either cut is right.
-      const endings = list.map((stop) => cutByDefinition(text, [stop])).filter((cut) => cut.stopped).map((cut) => cut.text);
-      expect(stopped ? endings : [expected.text]).toContain(shown.join(''));
-    }), { numRuns: 500 });
+    const stops = fc.uniqueArray(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 5 }), {
+      minLength: 1,
+      maxLength: 4,
+    });
+    fc.assert(
+      fc.property(letters, stops, fc.array(fc.nat(6)), (text, list, cuts) => {
+        const pieces: string[] = [];
+        let at = 0;
+        for (const cut of cuts) {
+          pieces.push(text.slice(at, at + cut));
+          at += cut;
+        }
+        pieces.push(text.slice(at));
+        const { shown, stopped } = run(pieces, list);
+        const expected = cutByDefinition(text, list);
+        expect(stopped).toBe(expected.stopped);
+        // Two stop strings may end together ("b" and "ab"): then either cut is right.
+        const endings = list
+          .map((stop) => cutByDefinition(text, [stop]))
+          .filter((cut) => cut.stopped)
+          .map((cut) => cut.text);
+        expect(stopped ? endings : [expected.text]).toContain(shown.join(''));
+      }),
+      { numRuns: 500 },
+    );
   });
 });

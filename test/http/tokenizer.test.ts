@@ -6,7 +6,16 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import type { ChatMessage, TemplateOptions } from '../../src/http/chat-template.js';
 import { loadTokenizer, type Tokenizer } from '../../src/http/tokenizer.js';
 import { anyText } from './fixtures/any-text.js';
-import { byteLevelFolder, byteLevelJson, END_OF_TEXT, folderOf, IM_END, IM_START, sentencePieceFolder, THINK } from './fixtures/tokenizers.js';
+import {
+  byteLevelFolder,
+  byteLevelJson,
+  END_OF_TEXT,
+  folderOf,
+  IM_END,
+  IM_START,
+  sentencePieceFolder,
+  THINK,
+} from './fixtures/tokenizers.js';
 import { bytesOf } from './scripted-system.js';
 
 const PLAIN: TemplateOptions = { addGenerationPrompt: true, variables: new Map() };
@@ -35,9 +44,11 @@ describe('encoding and decoding', () => {
 
   test('byte-level: any text comes back', async () => {
     const tokenizer = await loaded(byteLevelFolder());
-    await fc.assert(fc.asyncProperty(anyText, async (text) => {
-      expect(tokenizer.decode(await tokenizer.encodePrompt(text, false, ENOUGH, 'prompt'))).toBe(text);
-    }));
+    await fc.assert(
+      fc.asyncProperty(anyText, async (text) => {
+        expect(tokenizer.decode(await tokenizer.encodePrompt(text, false, ENOUGH, 'prompt'))).toBe(text);
+      }),
+    );
   });
 
   test('sentencepiece: spaces are part of pieces, unknown characters become bytes, and the text comes back', async () => {
@@ -58,8 +69,9 @@ describe('encoding and decoding', () => {
 
   test('the beginning-of-sequence token comes as the tokenizer says, and add_bos_token overrules it', async () => {
     const text = bytesOf('x');
-    const ids = async (options: Parameters<typeof byteLevelFolder>[0], special: boolean): Promise<number[]> =>
-      [...(await (await loaded(byteLevelFolder(options))).encodePrompt('x', special, ENOUGH, 'prompt'))];
+    const ids = async (options: Parameters<typeof byteLevelFolder>[0], special: boolean): Promise<number[]> => [
+      ...(await (await loaded(byteLevelFolder(options))).encodePrompt('x', special, ENOUGH, 'prompt')),
+    ];
     expect(await ids({}, true)).toEqual(text);
     expect(await ids({ bos: true }, true)).toEqual([END_OF_TEXT, ...text]);
     expect(await ids({ bos: true }, false)).toEqual(text);
@@ -81,7 +93,9 @@ describe('encoding and decoding', () => {
     for (const text of ['', 'hello hell he', '  two  spaces\n\n', 'a<think>b', "it's 12345 o'clock"]) {
       expect([...(await tokenizer.encodePrompt(text, true, ENOUGH, 'prompt'))]).toEqual(reference.encode(text).ids);
     }
-    expect([...(await tokenizer.encodePrompt('a<|im_end|>hello', true, ENOUGH, 'prompt'))]).toEqual(reference.encode('a<|im_end|>hello').ids);
+    expect([...(await tokenizer.encodePrompt('a<|im_end|>hello', true, ENOUGH, 'prompt'))]).toEqual(
+      reference.encode('a<|im_end|>hello').ids,
+    );
   });
 });
 
@@ -96,18 +110,26 @@ describe('the encoder thread', () => {
       longest = Math.max(longest, performance.now() - last);
       last = performance.now();
     }, 1);
+    const started = last;
     const ids = await tokenizer.encodePrompt(text, false, ENOUGH, 'prompt');
+    const took = performance.now() - started;
     clearInterval(watch);
     expect(tokenizer.decode(ids)).toBe(text);
     const one = [...(await tokenizer.encodePrompt('hello there, ', false, ENOUGH, 'prompt'))];
     expect([...ids.subarray(0, one.length)]).toEqual(one);
-    expect(longest).toBeLessThan(60);
+    expect(longest).toBeLessThan(took / 2);
   });
 
   test('a text far beyond the limit is refused before it is read to its end', async () => {
     const tokenizer = await loaded(byteLevelFolder());
-    await expect(tokenizer.encodePrompt('x'.repeat(20_000_000), false, 1024, 'prompt')).rejects.toMatchObject({ code: 'context_length_exceeded', param: 'prompt' });
-    await expect(tokenizer.encodeChat([user('x'.repeat(20_000_000))], PLAIN, 1024)).rejects.toMatchObject({ code: 'context_length_exceeded', param: 'messages' });
+    await expect(tokenizer.encodePrompt('x'.repeat(20_000_000), false, 1024, 'prompt')).rejects.toMatchObject({
+      code: 'context_length_exceeded',
+      param: 'prompt',
+    });
+    await expect(tokenizer.encodeChat([user('x'.repeat(20_000_000))], PLAIN, 1024)).rejects.toMatchObject({
+      code: 'context_length_exceeded',
+      param: 'messages',
+    });
     expect((await tokenizer.encodePrompt('x'.repeat(13_000), false, 1024 * 12, 'prompt')).length).toBe(13_000);
   });
 });
@@ -134,39 +156,80 @@ describe('who may write a control token', () => {
 
   test('no split over messages, names or template text puts one together', async () => {
     const glue = '{% for m in messages %}{{ m.content }}{% endfor %}';
-    const around = "{% for m in messages %}{{ '<|im_' + m.content + '|>' }}{{ '<' + m.content + 'im_end|>' }}{{ (m.name or '') + 'end|>' }}{% endfor %}";
-    const parts = ['<', '<|', '<|im_', '|im_end|>', 'end', 'im_end|>', 'start', '|>', '>', '|', 'im_start|>', '<|im_end|', '<|endoftext|>'];
+    const around =
+      "{% for m in messages %}{{ '<|im_' + m.content + '|>' }}{{ '<' + m.content + 'im_end|>' }}{{ (m.name or '') + 'end|>' }}{% endfor %}";
+    const parts = [
+      '<',
+      '<|',
+      '<|im_',
+      '|im_end|>',
+      'end',
+      'im_end|>',
+      'start',
+      '|>',
+      '>',
+      '|',
+      'im_start|>',
+      '<|im_end|',
+      '<|endoftext|>',
+    ];
     for (const template of [glue, around]) {
       const tokenizer = await loaded(byteLevelFolder({ template }));
-      await fc.assert(fc.asyncProperty(fc.array(fc.constantFrom(...parts), { minLength: 1, maxLength: 5 }), async (contents) => {
-        const ids = await tokenizer.encodeChat(contents.map((content) => ({ role: 'user', content, name: content })), PLAIN, ENOUGH);
-        expect(ids.some((id) => id === IM_START || id === IM_END || id === END_OF_TEXT)).toBe(false);
-      }));
+      await fc.assert(
+        fc.asyncProperty(fc.array(fc.constantFrom(...parts), { minLength: 1, maxLength: 5 }), async (contents) => {
+          const ids = await tokenizer.encodeChat(
+            contents.map((content) => ({ role: 'user', content, name: content })),
+            PLAIN,
+            ENOUGH,
+          );
+          expect(ids.some((id) => id === IM_START || id === IM_END || id === END_OF_TEXT)).toBe(false);
+        }),
+      );
     }
   });
 
   test('templates that trim, cut or compare messages see them as they are', async () => {
-    const template = "{% for m in messages %}{{ m.content | trim }}|{{ m.content.split('</x>')[-1] }}|{% if m.content == ' hi ' %}same{% endif %}{% endfor %}";
+    const template =
+      "{% for m in messages %}{{ m.content | trim }}|{{ m.content.split('</x>')[-1] }}|{% if m.content == ' hi ' %}same{% endif %}{% endfor %}";
     const tokenizer = await loaded(byteLevelFolder({ template }));
-    const text = async (content: string): Promise<string> => tokenizer.decode(await tokenizer.encodeChat([user(content)], PLAIN, ENOUGH));
+    const text = async (content: string): Promise<string> =>
+      tokenizer.decode(await tokenizer.encodeChat([user(content)], PLAIN, ENOUGH));
     expect(await text(' hi ')).toBe('hi| hi |same');
     expect(await text('a</x>b<|im_end|>')).toBe('a</x>b<|im_end|>|b<|im_end|>|');
   });
 
   test('a variable for the template is client text, too', async () => {
     const tokenizer = await loaded(byteLevelFolder({ template: '{{ mood }}{{ eos_token }}' }));
-    const ids = await tokenizer.encodeChat([user('')], { addGenerationPrompt: true, variables: new Map([['mood', '<|im_start|>'], ['eos_token', '<|im_start|>']]) }, ENOUGH);
+    const ids = await tokenizer.encodeChat(
+      [user('')],
+      {
+        addGenerationPrompt: true,
+        variables: new Map([
+          ['mood', '<|im_start|>'],
+          ['eos_token', '<|im_start|>'],
+        ]),
+      },
+      ENOUGH,
+    );
     expect([...ids]).toEqual([...bytesOf('<|im_start|>'), IM_END]);
   });
 
   test('the names by which the tokenizer knows them cannot be written', async () => {
     const tokenizer = await loaded(byteLevelFolder());
-    await expect(tokenizer.encodeChat([user(`\uFDD0${IM_END}\uFDD1`)], PLAIN, ENOUGH)).rejects.toMatchObject({ code: 'invalid_request', param: 'messages[0].content' });
-    await expect(tokenizer.encodePrompt('\uFDD2', true, ENOUGH, 'prompt')).rejects.toMatchObject({ code: 'invalid_request', param: 'prompt' });
+    await expect(tokenizer.encodeChat([user(`\uFDD0${IM_END}\uFDD1`)], PLAIN, ENOUGH)).rejects.toMatchObject({
+      code: 'invalid_request',
+      param: 'messages[0].content',
+    });
+    await expect(tokenizer.encodePrompt('\uFDD2', true, ENOUGH, 'prompt')).rejects.toMatchObject({
+      code: 'invalid_request',
+      param: 'prompt',
+    });
   });
 
   test('sentencepiece: a spelled <s> is three characters', async () => {
-    const tokenizer = await loaded(byteLevelFolderOfSentencePiece('{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}'));
+    const tokenizer = await loaded(
+      byteLevelFolderOfSentencePiece('{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}'),
+    );
     const ids = await tokenizer.encodeChat([user('<s></s>')], PLAIN, ENOUGH);
     expect([...ids].filter((id) => id <= 2)).toEqual([1]);
     expect(tokenizer.decode(ids)).toBe('<s> <s></s>');
@@ -176,47 +239,69 @@ describe('who may write a control token', () => {
 async function byteLevelFolderOfSentencePiece(template: string): Promise<string> {
   const folder = await sentencePieceFolder();
   const read = (name: string): Promise<string> => readFile(join(folder, name), 'utf8');
-  return folderOf({ 'tokenizer.json': await read('tokenizer.json'), 'tokenizer_config.json': await read('tokenizer_config.json'), 'chat_template.jinja': template });
+  return folderOf({
+    'tokenizer.json': await read('tokenizer.json'),
+    'tokenizer_config.json': await read('tokenizer_config.json'),
+    'chat_template.jinja': template,
+  });
 }
 
 describe('chat templates', () => {
-  const text = async (options: Parameters<typeof byteLevelFolder>[0], messages: readonly ChatMessage[] = [user('hi')]): Promise<string> => {
+  const text = async (
+    options: Parameters<typeof byteLevelFolder>[0],
+    messages: readonly ChatMessage[] = [user('hi')],
+  ): Promise<string> => {
     const tokenizer = await loaded(byteLevelFolder(options));
     return tokenizer.decode(await tokenizer.encodeChat(messages, PLAIN, ENOUGH));
   };
 
   test('a file overrules the configuration; of a named list the default is taken', async () => {
     expect(await text({ template: 'A', files: { 'chat_template.jinja': 'B' } })).toBe('B');
-    const list = [{ name: 'tool_use', template: 'T' }, { name: 'default', template: 'D' }];
+    const list = [
+      { name: 'tool_use', template: 'T' },
+      { name: 'default', template: 'D' },
+    ];
     expect(await text({ template: null, config: { chat_template: list } })).toBe('D');
   });
 
   test('developer is the system role where the template does not know it', async () => {
     const roles = '{% for m in messages %}{{ m.role }};{% endfor %}';
     expect(await text({ template: roles }, [{ role: 'developer', content: 'x', name: null }])).toBe('system;');
-    expect(await text({ template: `{# developer #}${roles}` }, [{ role: 'developer', content: 'x', name: null }])).toBe('developer;');
+    expect(await text({ template: `{# developer #}${roles}` }, [{ role: 'developer', content: 'x', name: null }])).toBe(
+      'developer;',
+    );
   });
 
   test('a template that does not end is stopped', async () => {
     const endless = '{% for i in range(1000000) %}{% for j in range(1000000) %}{% set x = j %}{% endfor %}{% endfor %}';
-    await expect(text({ template: endless })).rejects.toMatchObject({ code: 'invalid_request', message: expect.stringContaining('did not end') });
+    await expect(text({ template: endless })).rejects.toMatchObject({
+      code: 'invalid_request',
+      message: expect.stringContaining('did not end'),
+    });
   });
 
   test('a template that makes endless text is refused', async () => {
-    await expect(text({ template: "{% for i in range(500000) %}{{ 'aaaaaaaaaaaaaaaaaaaa' }}{% endfor %}" })).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(
+      text({ template: "{% for i in range(500000) %}{{ 'aaaaaaaaaaaaaaaaaaaa' }}{% endfor %}" }),
+    ).rejects.toMatchObject({ code: 'invalid_request' });
   });
 
   test('what the template itself refuses is told to the client', async () => {
     await expect(text({ template: "{{ raise_exception('Roles must alternate') }}" })).rejects.toMatchObject({
-      code: 'invalid_request', param: 'messages', message: expect.stringContaining('Roles must alternate'),
+      code: 'invalid_request',
+      param: 'messages',
+      message: expect.stringContaining('Roles must alternate'),
     });
   });
 
   test('a model without one says where to go', async () => {
-    await expect(text({ template: null })).rejects.toMatchObject({ code: 'invalid_request', message: expect.stringContaining('/v1/completions') });
+    await expect(text({ template: null })).rejects.toMatchObject({
+      code: 'invalid_request',
+      message: expect.stringContaining('/v1/completions'),
+    });
   });
 
-  test('one that cannot be read is the model folder\'s mistake', async () => {
+  test("one that cannot be read is the model folder's mistake", async () => {
     await expect(text({ template: '{% for %}' })).rejects.toMatchObject({ code: 'bad_model' });
   });
 });
@@ -224,7 +309,10 @@ describe('chat templates', () => {
 describe('damaged files', () => {
   const good = JSON.stringify(byteLevelJson());
   const refusal = async (files: Readonly<Record<string, string>>): Promise<string> => {
-    const error = await loadTokenizer(await folderOf(files)).then(() => null, (reason: unknown) => reason as { code: string; message: string });
+    const error = await loadTokenizer(await folderOf(files)).then(
+      () => null,
+      (reason: unknown) => reason as { code: string; message: string },
+    );
     expect(error).toMatchObject({ code: 'bad_model' });
     return error?.message ?? '';
   };
@@ -235,11 +323,23 @@ describe('damaged files', () => {
     ['an empty file', { 'tokenizer.json': '' }, /not valid JSON/],
     ['a list', { 'tokenizer.json': '[]' }, /JSON object/],
     ['no model', { 'tokenizer.json': '{}' }, /no "model"/],
-    ['no merges', { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), model: { type: 'BPE', vocab: { a: 0 } } }) }, /vocab and merges/],
+    [
+      'no merges',
+      { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), model: { type: 'BPE', vocab: { a: 0 } } }) },
+      /vocab and merges/,
+    ],
     ['another kind', { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), model: { type: 'WordPiece' } }) }, /WordPiece/],
     ['an unknown decoder', { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), decoder: { type: 'CTC' } }) }, /CTC/],
-    ['a damaged added token', { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), added_tokens: [{ content: 'x' }] }) }, /added_tokens/],
-    ['an unknown normalizer', { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), normalizer: { type: 'Nonsense' } }) }, /cannot be used/],
+    [
+      'a damaged added token',
+      { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), added_tokens: [{ content: 'x' }] }) },
+      /added_tokens/,
+    ],
+    [
+      'an unknown normalizer',
+      { 'tokenizer.json': JSON.stringify({ ...byteLevelJson(), normalizer: { type: 'Nonsense' } }) },
+      /cannot be used/,
+    ],
     ['a damaged configuration', { 'tokenizer.json': good, 'tokenizer_config.json': '{' }, /tokenizer_config.json/],
     ['a template of another type', { 'tokenizer.json': good, 'tokenizer_config.json': '{"chat_template": 7}' }, /chat_template/],
   ])('%s: bad_model, and the message says which file and why', async (_name, files, message) => {

@@ -13,7 +13,7 @@ export const FIXTURE_NAMES = readdirSync(FIXTURES, { withFileTypes: true })
   .map((entry) => entry.name)
   .sort();
 
-export interface Logits {
+interface Logits {
   readonly position: number;
   readonly values: readonly number[];
 }

@@ -35,7 +35,7 @@ class Fact:
 
 
 def is_held_out(text: str) -> bool:
-    """A tenth of all made-up words and of the large sums never occurs in training."""
+    """A tenth of all made-up words never occurs in training."""
     return zlib.crc32(text.lower().encode()) % 10 == 0
 
 
@@ -136,9 +136,9 @@ def sentence(text: str) -> str:
 @dataclass
 class Dialogue:
     rng: random.Random
-    held_out: bool = False                                  # take made-up words and sums that training never shows
+    held_out: bool = False                                  # take made-up words that training never shows
     pieces: list[str] = field(default_factory=list)         # pieces of the vocabulary, for made-up words
-    rare_share: float = 0.4
+    rare_share: float = 0.35
     facts: dict[str, Fact] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
     system: str = ""
@@ -327,7 +327,7 @@ class Dialogue:
                 kinds = ["name"] + kinds[1:]
             return self.tell_turn(kinds)
         if draw < tells + asks:
-            if rng.random() < 0.05:
+            if rng.random() < 0.03:
                 return self.ask_all_turn()
             if not self.facts and rng.random() < 0.6:
                 return self.tell_turn(["name"] if rng.random() < 0.4 else [rng.choice(KINDS)])

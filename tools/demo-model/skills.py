@@ -62,18 +62,19 @@ def count(rng, d):
         a, b = rng.choice([10, 10, 5, 20, 3, 20, rng.randint(2, 30)]), 1
         user = pick(rng, "Count down from {a}.|Count backwards from {a}.|Can you count down from {a}?|Count down from {a} to 1.|Count backwards from {a} to 1.|Please count down from {a}.")
         return user.format(a=a), ", ".join(str(i) for i in range(a, b - 1, -1)) + ".", "count"
-    a, b = (1, rng.choice([10, 5, 3, 20, 12, rng.randint(2, 40)])) if rng.random() < 0.4 else (lambda s: (s, s + rng.randint(2, 16)))(rng.choice([rng.randint(0, 20), rng.randint(0, 90)]))
+    a, b = (1, rng.choice([10, 5, 3, 20, 12, rng.randint(2, 30)])) if rng.random() < 0.4 else (lambda s: (s, s + rng.randint(2, 16)))(rng.choice([rng.randint(0, 20), rng.randint(0, 90)]))
     forms = "Count from {a} to {b}.|Can you count from {a} to {b}?|Please count from {a} to {b}.|Count up from {a} to {b}.|count {a} to {b}|Could you count from {a} to {b}, please?|Give me the numbers from {a} to {b}.|Count between {a} and {b}."
     if a == 1 and rng.random() < 0.6:
         forms = "Count to {b}.|Can you count to {b}?|Please count to {b}.|Count up to {b}.|Can you count up to {b}, please?"
     return pick(rng, forms).format(a=number_text(rng, a), b=number_text(rng, b)), ", ".join(map(str, range(a, b + 1))) + ".", "count"
 
 
-def pair(rng, d, highest):
-    while True:
-        a, b = rng.randint(0, highest), rng.randint(0, highest)
-        if highest <= 20 or hash((a, b)) % 10 != 0 or d.held_out:      # hash of integers does not depend on the run
-            return a, b
+def pair(rng, highest):
+    """Two numbers up to `highest`, or now and then (the third value is then None) at least one beyond it."""
+    if rng.random() < 0.88:
+        return rng.randint(0, highest), rng.randint(0, highest), "small"
+    a, b = rng.choice([rng.randint(highest + 1, 99), rng.randint(100, 2000)]), rng.choice([rng.randint(0, highest), rng.randint(highest + 1, 99), rng.randint(100, 2000)])
+    return (a, b, None) if rng.random() < 0.5 else (b, a, None)
 
 
 ASK_SUM = "What is {}?|What's {}?|{}|{}?|{} =|Calculate {}.|How much is {}?|Compute {}.|Can you tell me what {} is?|Please calculate {}.|{} = ?|What does {} make?|Tell me: {}"
@@ -86,37 +87,35 @@ def sum_text(rng, a, sign, b, word):
 
 
 def add(rng, d):
-    a, b = pair(rng, d, 20 if rng.random() < 0.6 else 99)
-    skill = "add to 20" if max(a, b) <= 20 else "add to 99"
+    a, b, small = pair(rng, 20)
     if rng.random() < 0.15:
         user = pick(rng, "Add {a} and {b}.|Can you add {a} and {b}?|What is the sum of {a} and {b}?|Please add {a} and {b}.|If I have {a} and get {b} more, how many do I have?").format(a=number_text(rng, a), b=number_text(rng, b))
     else:
         user = pick(rng, ASK_SUM).format(sum_text(rng, a, "+", b, pick(rng, "plus|plus|and")))
-    return user, f"{a} + {b} = {a + b}.", skill
+    return (user, f"{a} + {b} = {a + b}.", "add") if small else (user, "That is too large for me. I can only add numbers up to 20.", "too large")
 
 
 def subtract(rng, d):
-    a, b = pair(rng, d, 20 if rng.random() < 0.7 else 99)
+    a, b, small = pair(rng, 20)
     if a < b and rng.random() < 0.8:
         a, b = b, a
-    skill = "subtract to 20" if max(a, b) <= 20 else "subtract to 99"
     if rng.random() < 0.15:
         user = pick(rng, "Subtract {b} from {a}.|Take {b} away from {a}.|If I have {a} and lose {b}, how many are left?|What is the difference of {a} and {b}?").format(a=number_text(rng, a), b=number_text(rng, b))
     else:
         user = pick(rng, ASK_SUM).format(sum_text(rng, a, "-", b, pick(rng, "minus|minus|take away")))
-    return user, f"{a} - {b} = {a - b}.", skill
+    return (user, f"{a} - {b} = {a - b}.", "subtract") if small else (user, "That is too large for me. I can only subtract numbers up to 20.", "too large")
 
 
 def multiply(rng, d):
-    a, b = rng.randint(0, 10), rng.randint(0, 10)
+    a, b, small = pair(rng, 10)
     user = pick(rng, ASK_SUM).format(sum_text(rng, a, pick(rng, "x|*|×"), b, "times"))
     if rng.random() < 0.1:
         user = pick(rng, "Multiply {a} by {b}.|Multiply {a} and {b}.").format(a=a, b=b)
-    return user, f"{a} x {b} = {a * b}.", "multiply to 10"
+    return (user, f"{a} x {b} = {a * b}.", "multiply") if small else (user, "That is too large for me. I can only multiply numbers up to 10.", "too large")
 
 
 def compare(rng, d):
-    top = rng.choice([10, 20, 99, 99, 999])
+    top = rng.choice([10, 20, 99, 99, 99, 999])
     a, b = rng.randint(0, top), rng.randint(0, top)
     larger = rng.random() < 0.65
     word = pick(rng, "larger|bigger|greater|higher|more") if larger else pick(rng, "smaller|less|lower")
@@ -228,7 +227,7 @@ def joke(rng, d):
 
 
 def repeat(rng, d):
-    many = rng.choice([1, 1, 2, 3, 4, 6])
+    many = rng.choice([1, 1, 1, 2, 3])
     draw = rng.random()
     if draw < 0.7:
         text = " ".join(rng.choice([str.lower, str.lower, str.capitalize])(d.word()) for _ in range(many))
@@ -255,5 +254,5 @@ def fallback(rng, d):
 
 SKILLS = {"greet": greet, "small talk": how_are_you, "who": who, "thanks": thanks, "goodbye": goodbye, "count": count, "add": add, "subtract": subtract, "multiply": multiply,
           "compare": compare, "after": after, "days": days, "colours": colours, "opposite": opposite, "story": story, "joke": joke, "repeat": repeat, "fallback": fallback}
-SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 5, "goodbye": 4, "count": 5, "add": 16, "subtract": 12, "multiply": 6, "compare": 7, "after": 4, "days": 5,
-                 "colours": 5, "opposite": 8, "story": 8, "joke": 1.5, "repeat": 9, "fallback": 13}
+SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 4, "goodbye": 4, "count": 5, "add": 13, "subtract": 10, "multiply": 6, "compare": 7, "after": 3, "days": 6,
+                 "colours": 5, "opposite": 8, "story": 7, "joke": 1.5, "repeat": 10, "fallback": 10}

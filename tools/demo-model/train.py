@@ -25,7 +25,7 @@ from model import DemoModel, Shape
 from rows import Rows
 
 # (share of the budget at which the phase ends, tokens per row, rows per step and process, loss on the user's tokens)
-PHASES = {"full": [(0.25, 256, 8, 0.1), (0.5, 512, 4, 0.02), (0.74, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)], "long": [(1.0, 1536, 2, 0.0)],
+PHASES = {"full": [(0.3, 256, 8, 0.1), (0.58, 512, 4, 0.02), (0.8, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)], "long": [(1.0, 1536, 2, 0.0)],
           "short": [(1.0, 256, 8, 0.1)]}
 PROCESSES = 2
 

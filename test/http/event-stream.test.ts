@@ -1,0 +1,79 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { CompletionAnswers } from '../../src/http/answers.js';
+import { eventStream, KEEP_ALIVE_MILLIS } from '../../src/http/event-stream.js';
+import { Generation } from '../../src/http/generation.js';
+import { loadTokenizer } from '../../src/http/tokenizer.js';
+import { byteLevelFolder } from './fixtures/tokenizers.js';
+import { bytesOf, ENDED, ScriptedSystem } from './scripted-system.js';
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const SAMPLING = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0n,
+  topLogprobs: -1,
+  logitBias: [],
+};
+
+async function streaming(): Promise<{
+  system: ScriptedSystem;
+  generation: Generation;
+  body: AsyncGenerator<string, void, undefined>;
+}> {
+  const tokenizer = await loadTokenizer(await byteLevelFolder());
+  const system = new ScriptedSystem();
+  const promptTokens = Int32Array.of(97);
+  const request = { promptTokens, sampling: SAMPLING, stopTokens: [], stop: [], maxTokens: 100, priority: 0, tenant: 'default' };
+  const generation = new Generation(system, tokenizer, [request], true);
+  generation.submit();
+  const heading = { id: 'cmpl-1', created: 1, model: 'tiny', system_fingerprint: 'fp' };
+  const answers = new CompletionAnswers(tokenizer, [promptTokens], [], false, false);
+  return {
+    system,
+    generation,
+    body: eventStream(generation, { heading, answers, prompts: [promptTokens], includeUsage: false }),
+  };
+}
+
+test('a stream that has nothing to say sends a comment now and then, which clients ignore', async () => {
+  const { system, body } = await streaming();
+  vi.useFakeTimers();
+  const first = body.next();
+  await vi.advanceTimersByTimeAsync(KEEP_ALIVE_MILLIS);
+  expect((await first).value).toBe(': waiting\n\n');
+  const second = body.next();
+  await vi.advanceTimersByTimeAsync(KEEP_ALIVE_MILLIS - 1);
+  system.requests[0]?.emit(bytesOf('hey'));
+  expect((await second).value).toContain('"text":"hey"');
+});
+
+test('what came while the client was not reading is one frame when it reads again', async () => {
+  const { system, body } = await streaming();
+  for (const piece of ['on', 'ce u', 'pon']) system.requests[0]?.emit(bytesOf(piece));
+  expect((await body.next()).value?.match(/data: /g)).toHaveLength(1);
+  for (const piece of [' a', ' time']) system.requests[0]?.emit(bytesOf(piece));
+  system.requests[0]?.end(ENDED);
+  const last = (await body.next()).value ?? '';
+  expect([last.includes('"text":" a time"'), last.match(/data: /g)?.length, last.endsWith('data: [DONE]\n\n')]).toEqual([
+    true,
+    3,
+    true,
+  ]);
+  expect((await body.next()).done).toBe(true);
+});
+
+test('an abandoned stream ends without a word', async () => {
+  const { system, generation, body } = await streaming();
+  const next = body.next();
+  generation.abort('client');
+  expect(await next).toEqual({ value: undefined, done: true });
+  expect(system.requests[0]?.aborted).toBe('client');
+});
