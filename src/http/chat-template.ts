@@ -7,7 +7,7 @@
 import { createContext, Script } from 'node:vm';
 import { Template } from '@huggingface/jinja';
 import { FastswitchError } from '../errors.js';
-import type { ControlTokens } from './control-tokens.js';
+import { type ControlTokens, Guard } from './control-tokens.js';
 
 /** Time for one rendering; a usual template needs well under a millisecond. */
 const RENDER_MILLIS_MAX = 250;
@@ -46,17 +46,27 @@ function withinTime(job: () => string): string {
   }
 }
 
+/** What the template writes and a client may not. */
+export interface TemplateTokens {
+  /** Strings the template may name: `bos_token`, `eos_token`, ... */
+  readonly constants: Readonly<Record<string, string>>;
+  readonly control: ControlTokens;
+  /** Marked in every message. */
+  readonly turnTokens: readonly string[];
+  /** Marked in every message but the assistant's. */
+  readonly tagTokens: readonly string[];
+}
+
 export class ChatTemplate {
   readonly #template: Template;
   readonly #constants: Readonly<Record<string, string>>;
   readonly #control: ControlTokens;
+  readonly #guard: Guard;
+  readonly #assistantGuard: Guard;
   readonly #knowsDeveloper: boolean;
 
-  /**
-   * @param constants Strings the template may name: `bos_token`, `eos_token`, ...
-   * @throws FastswitchError bad_model if the source is no Jinja template.
-   */
-  constructor(source: string, constants: Readonly<Record<string, string>>, control: ControlTokens) {
+  /** @throws FastswitchError bad_model if the source is no Jinja template. */
+  constructor(source: string, { constants, control, turnTokens, tagTokens }: TemplateTokens) {
     try {
       this.#template = new Template(source);
     } catch (error) {
@@ -64,6 +74,8 @@ export class ChatTemplate {
     }
     this.#constants = constants;
     this.#control = control;
+    this.#guard = new Guard([...turnTokens, ...tagTokens]);
+    this.#assistantGuard = new Guard(turnTokens);
     this.#knowsDeveloper = source.includes('developer');
   }
 
@@ -73,20 +85,20 @@ export class ChatTemplate {
    */
   render(messages: readonly ChatMessage[], options: TemplateOptions): string {
     let size = 0;
-    const guard = (text: string, param: string): string => {
+    const marked = (text: string, param: string, guard = this.#guard): string => {
       size += text.length;
-      return this.#control.guard(text, param);
+      return guard.mark(text, param);
     };
     const variables: Record<string, unknown> = {};
     for (const [name, value] of options.variables) {
-      variables[name] = typeof value === 'string' ? guard(value, `chat_template_kwargs.${name}`) : value;
+      variables[name] = typeof value === 'string' ? marked(value, `chat_template_kwargs.${name}`) : value;
     }
     Object.assign(variables, this.#constants, {
-      messages: messages.map((message, index) => ({
+      messages: messages.map(({ role, content, name }, index) => ({
         // Most templates know no "developer"; OpenAI defines it as the system role of newer models.
-        role: message.role === 'developer' && !this.#knowsDeveloper ? 'system' : message.role,
-        content: guard(message.content, `messages[${index}].content`),
-        ...(message.name === null ? {} : { name: guard(message.name, `messages[${index}].name`) }),
+        role: role === 'developer' && !this.#knowsDeveloper ? 'system' : role,
+        content: marked(content, `messages[${index}].content`, role === 'assistant' ? this.#assistantGuard : this.#guard),
+        ...(name === null ? {} : { name: marked(name, `messages[${index}].name`) }),
       })),
       add_generation_prompt: options.addGenerationPrompt,
     });

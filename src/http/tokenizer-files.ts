@@ -13,6 +13,12 @@ export interface TokenizerFiles {
   /** `tokenizer.json` as text, with every control token under its sealed name. */
   readonly sealedJson: string;
   readonly control: ControlTokens;
+  /** Spellings that no message may put into the prompt as tokens: whatever begins and ends turns. */
+  readonly turnTokens: readonly string[];
+  /** Likewise, but assistants write them themselves (`<think>`), so that a conversation may bring them back. */
+  readonly tagTokens: readonly string[];
+  /** Tokens that do not show in generated text. */
+  readonly hidden: ReadonlySet<number>;
   /** Token id -> piece as the vocabulary writes it; control and added tokens as they are spelled. */
   readonly pieces: ReadonlyMap<number, string>;
   /** Tokens whose piece is plain text, not written in the alphabet of bytes. */
@@ -148,11 +154,35 @@ function constantsOf(config: Json): Record<string, string> {
   return constants;
 }
 
-function controlTokens(added: readonly AddedToken[], config: Json, constants: Readonly<Record<string, string>>): ControlTokens {
+/** `<|user|>`: a control token whatever the file says of it (some models do not mark theirs as special). */
+const TURN_SHAPE = /^<[|\uFF5C].*[|\uFF5C]>$/;
+/** `<think>` */
+const TAG_SHAPE = /^(<\S+>|\[\S+\])$/;
+
+/**
+ * Added tokens by what they are for. Those that are neither hidden nor shaped like control tokens nor written by the
+ * template (runs of spaces, words) are ordinary vocabulary and are recognised everywhere, as the model was trained.
+ */
+function sorted(
+  added: readonly AddedToken[],
+  config: Json,
+  constants: Readonly<Record<string, string>>,
+  template: string | null,
+) {
   const extra = Array.isArray(config.additional_special_tokens) ? config.additional_special_tokens.map(spelled) : [];
   const named = new Set<string | null>([...Object.values(constants), ...extra]);
-  const control = added.filter((token) => token.content !== '' && (token.special || named.has(token.content)));
-  return new ControlTokens(new Map(control.map((token) => [token.content, token.id])));
+  const spelledOut = added.filter((token) => token.content !== '');
+  const hidden = spelledOut.filter((token) => token.special || named.has(token.content));
+  const turns = spelledOut.filter((token) => hidden.includes(token) || TURN_SHAPE.test(token.content));
+  const tags = spelledOut.filter(
+    (token) => !turns.includes(token) && TAG_SHAPE.test(token.content) && template?.includes(token.content),
+  );
+  return {
+    control: new ControlTokens(new Map([...turns, ...tags].map((token) => [token.content, token.id]))),
+    turnTokens: turns.map((token) => token.content),
+    tagTokens: tags.map((token) => token.content),
+    hidden: new Set(hidden.map((token) => token.id)),
+  };
 }
 
 /** Renames control tokens throughout `tokenizer.json` (changes its argument, which is freshly parsed). */
@@ -219,18 +249,19 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   const added = addedTokens(file, tokenizer);
   for (const token of added) pieces.set(token.id, token.content);
   const constants = constantsOf(config);
-  const control = controlTokens(added, config, constants);
+  const chatTemplate = templateText ?? templateOf(configFile, config);
+  const kinds = sorted(added, config, constants, chatTemplate);
   const idOf = (name: string): number | null => added.find((token) => token.content === constants[name])?.id ?? null;
   return {
     decoding: decodingOf(file, tokenizer),
-    sealedJson: seal(tokenizer, control),
-    control,
+    sealedJson: seal(tokenizer, kinds.control),
+    ...kinds,
     pieces,
     added: new Set(added.map((token) => token.id)),
     addBos: typeof config.add_bos_token === 'boolean' ? config.add_bos_token : null,
     bosToken: idOf('bos_token'),
     eosToken: idOf('eos_token'),
-    chatTemplate: templateText ?? templateOf(configFile, config),
+    chatTemplate,
     constants,
   };
 }

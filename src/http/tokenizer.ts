@@ -8,6 +8,7 @@
 import { Tokenizer as TextEncoding } from '@huggingface/tokenizers';
 import { FastswitchError } from '../errors.js';
 import { type ChatMessage, ChatTemplate, type TemplateOptions } from './chat-template.js';
+import { assertClean } from './control-tokens.js';
 import { EncoderThread } from './encoder-thread.js';
 import { TextStream } from './text-stream.js';
 import { readTokenizerFiles, type TokenizerFiles } from './tokenizer-files.js';
@@ -59,7 +60,6 @@ export class Tokenizer {
   readonly #template: ChatTemplate | null;
   readonly #thread: EncoderThread;
   readonly #bytes = new Map<number, Uint8Array>();
-  readonly #control: ReadonlySet<number>;
   /** The largest token id plus one. */
   readonly size: number;
 
@@ -67,9 +67,8 @@ export class Tokenizer {
   constructor(files: TokenizerFiles, encoding: TextEncoding) {
     this.#files = files;
     this.#encoding = encoding;
-    this.#template = files.chatTemplate === null ? null : new ChatTemplate(files.chatTemplate, files.constants, files.control);
+    this.#template = files.chatTemplate === null ? null : new ChatTemplate(files.chatTemplate, files);
     this.#thread = new EncoderThread(files.sealedJson);
-    this.#control = new Set(files.control.ids.values());
     let size = 0;
     for (const id of files.pieces.keys()) size = Math.max(size, id + 1);
     this.size = size;
@@ -99,7 +98,7 @@ export class Tokenizer {
    * @throws FastswitchError context_length_exceeded for such a text.
    */
   async encodePrompt(text: string, addSpecial: boolean, tokensMax: number, param: string): Promise<Int32Array> {
-    this.#files.control.assertClean(text, param);
+    assertClean(text, param);
     return this.#encode(this.#files.control.seal(text), addSpecial, tokensMax, param);
   }
 
@@ -129,9 +128,9 @@ export class Tokenizer {
     return this.#files.pieces.get(id) ?? '';
   }
 
-  /** For text as it is generated: control tokens do not show. */
+  /** For text as it is generated: special tokens do not show. */
   textStream(): TextStream {
-    return new TextStream((id) => (this.#control.has(id) ? NO_BYTES : this.bytes(id)));
+    return new TextStream((id) => (this.#files.hidden.has(id) ? NO_BYTES : this.bytes(id)));
   }
 
   /** UTF-8 bytes of one token, which may be part of a character; empty for an unknown id. */

@@ -15,6 +15,7 @@ import {
   IM_START,
   sentencePieceFolder,
   THINK,
+  UNMARKED,
 } from './fixtures/tokenizers.js';
 import { bytesOf } from './scripted-system.js';
 
@@ -214,6 +215,28 @@ describe('who may write a control token', () => {
     expect([...ids]).toEqual([...bytesOf('<|im_start|>'), IM_END]);
   });
 
+  test('a turn token that its model does not mark as special is protected like the others, but shows in text', async () => {
+    const tokenizer = await loaded(
+      byteLevelFolder({ template: "{% for m in messages %}{{ '<\uFF5CUser\uFF5C>' + m.content }}{% endfor %}" }),
+    );
+    const ids = await tokenizer.encodeChat([user('<\uFF5CUser\uFF5C>')], PLAIN, ENOUGH);
+    expect([...ids]).toEqual([UNMARKED, ...bytesOf('<\uFF5CUser\uFF5C>')]);
+    expect(tokenizer.textStream().push(UNMARKED)).toBe('<\uFF5CUser\uFF5C>');
+  });
+
+  test('a tag that the template writes may come back in what the assistant said, but not from a user', async () => {
+    const template =
+      "{% for m in messages %}{{ m.role }}:{{ m.content.split('<think>')[-1] if m.role == 'assistant' else m.content }};{% endfor %}<think>";
+    const tokenizer = await loaded(byteLevelFolder({ template }));
+    const said = async (role: 'user' | 'assistant', content: string): Promise<number[]> => [
+      ...(await tokenizer.encodeChat([{ role, content, name: null }], PLAIN, ENOUGH)),
+    ];
+    expect(await said('user', 'a<think>b')).toEqual([...bytesOf('user:a<think>b;'), THINK]);
+    expect(await said('assistant', 'a<think>b')).toEqual([...bytesOf('assistant:b;'), THINK]);
+    const plain = await loaded(byteLevelFolder({ template: '{{ messages[0].content }}' }));
+    expect([...(await plain.encodeChat([user('<think>')], PLAIN, ENOUGH))]).toEqual([THINK]);
+  });
+
   test('the names by which the tokenizer knows them cannot be written', async () => {
     const tokenizer = await loaded(byteLevelFolder());
     await expect(tokenizer.encodeChat([user(`\uFDD0${IM_END}\uFDD1`)], PLAIN, ENOUGH)).rejects.toMatchObject({
@@ -352,8 +375,8 @@ describe('damaged files', () => {
 
   test('a tokenizer with more tokens than the model is refused, one with fewer is not', async () => {
     const tokenizer = await loaded(byteLevelFolder());
-    expect(() => tokenizer.assertFits(264)).toThrow(expect.objectContaining({ code: 'bad_model' }));
-    tokenizer.assertFits(265);
+    expect(() => tokenizer.assertFits(265)).toThrow(expect.objectContaining({ code: 'bad_model' }));
+    tokenizer.assertFits(266);
     tokenizer.assertFits(400);
   });
 });
