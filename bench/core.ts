@@ -28,7 +28,12 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
   const running = Math.min(256, live);
   const random = new Random(live);
   const state = createState({
-    policy, deviceBlocks: running * 12, hostBlocks: live * 20, maxBatchTokens: 1024, maxRunning: running, maxQueued: 10 * live,
+    policy,
+    deviceBlocks: running * 12,
+    hostBlocks: live * 20,
+    maxBatchTokens: 1024,
+    maxRunning: running,
+    maxQueued: 10 * live,
   });
   const hash = createHash('sha256');
   const totals = { micros: 0, decisions: 0, steps: 0, swaps: 0 };
@@ -50,7 +55,15 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
   };
   const arrive = () => {
     id += 1;
-    send({ type: 'arrived', at, id, promptTokens: 20 + random.int(100), maxTokens: 20 + random.int(200), priority: random.int(8), tenant: '' });
+    send({
+      type: 'arrived',
+      at,
+      id,
+      promptTokens: 20 + random.int(100),
+      maxTokens: 20 + random.int(200),
+      priority: random.int(8),
+      tenant: '',
+    });
   };
   const turn = () => {
     at += 10_000;
@@ -63,7 +76,13 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
     const done = step;
     step = null;
     if (done === null) return;
-    const items = done.items.map((item) => ({ id: item.id, count: item.count, token: item.sample ? 1 : -1, ended: false, logprobs: null }));
+    const items = done.items.map((item) => ({
+      id: item.id,
+      count: item.count,
+      token: item.sample ? 1 : -1,
+      ended: false,
+      logprobs: null,
+    }));
     send({ type: 'stepped', at, step: done.step, micros: 10_000, items });
     totals.steps += 1;
   };
@@ -72,7 +91,9 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
   for (let n = 0; n < STEPS; n += 1) turn();
   checkState(state satisfies State);
   return {
-    live, running, policy,
+    live,
+    running,
+    policy,
     microsPerStep: totals.micros / totals.steps,
     decisionsPerSecond: totals.decisions / (totals.micros / 1e6),
     swaps: totals.swaps,

@@ -59,7 +59,14 @@ async function start(flags: readonly string[]): Promise<{ child: ChildProcess; u
 /** One streamed turn; every SSE chunk that carries text or tokens is timed when it arrives. */
 function stream(url: string, messages: readonly Message[], priority: number, measured: Measured): Promise<string> {
   const body = JSON.stringify({
-    model: 'demo', messages, stream: true, max_tokens: maxTokens, ignore_eos: true, temperature: 0, priority, return_token_ids: true,
+    model: 'demo',
+    messages,
+    stream: true,
+    max_tokens: maxTokens,
+    ignore_eos: true,
+    temperature: 0,
+    priority,
+    return_token_ids: true,
   });
   return new Promise((resolve, reject) => {
     const sent = performance.now();
@@ -83,18 +90,22 @@ function stream(url: string, messages: readonly Message[], priority: number, mea
       measured.tokens += count;
       text += choice?.delta.content ?? '';
     };
-    const call = request(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' } }, (response) => {
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        const lines = (rest + chunk).split('\n');
-        rest = lines.pop() ?? '';
-        lines.forEach(take);
-      });
-      response.on('end', () => {
-        if (response.statusCode !== 200) measured.failed += 1;
-        resolve(text);
-      });
-    });
+    const call = request(
+      `${url}/v1/chat/completions`,
+      { method: 'POST', headers: { 'content-type': 'application/json' } },
+      (response) => {
+        response.setEncoding('utf8');
+        response.on('data', (chunk: string) => {
+          const lines = (rest + chunk).split('\n');
+          rest = lines.pop() ?? '';
+          lines.forEach(take);
+        });
+        response.on('end', () => {
+          if (response.statusCode !== 200) measured.failed += 1;
+          resolve(text);
+        });
+      },
+    );
     call.on('error', reject);
     call.end(body);
   });
@@ -103,7 +114,10 @@ function stream(url: string, messages: readonly Message[], priority: number, mea
 async function converse(url: string, client: number, measured: Measured): Promise<string> {
   const messages: Message[] = [];
   for (let turn = 0; turn < turns; turn += 1) {
-    messages.push({ role: 'user', content: `Hi, I am client ${client}. Tell me a story about a fox and count from ${turn} to 9.` });
+    messages.push({
+      role: 'user',
+      content: `Hi, I am client ${client}. Tell me a story about a fox and count from ${turn} to 9.`,
+    });
     messages.push({ role: 'assistant', content: await stream(url, messages, (client + turn) % 4, measured) });
   }
   return messages.map(({ content }) => content).join('\n');
@@ -115,7 +129,10 @@ function percentile(values: readonly number[], share: number): number {
 }
 
 const spread = (values: readonly number[]) => ({
-  p50: percentile(values, 0.5), p95: percentile(values, 0.95), p99: percentile(values, 0.99), max: percentile(values, 1),
+  p50: percentile(values, 0.5),
+  p95: percentile(values, 0.95),
+  p99: percentile(values, 0.99),
+  max: percentile(values, 1),
 });
 
 /** Reads samples of /metrics into a map. */
@@ -147,20 +164,32 @@ const samples = await metrics(url);
 child.kill('SIGTERM');
 const quantile = (name: string) => Number(((samples.get(name) ?? 0) * 1000).toFixed(2));
 const report = {
-  clients, turns, maxTokens, flags: positionals,
-  seconds, failed: measured.failed,
+  clients,
+  turns,
+  maxTokens,
+  flags: positionals,
+  seconds,
+  failed: measured.failed,
   tokensPerSecond: measured.tokens / seconds,
   ttftMs: spread(measured.ttft),
   tbtMs: spread(measured.tbt),
-  preemptions: { swap: samples.get('fastswitch_preemptions_total{kind="swap"}'), recompute: samples.get('fastswitch_preemptions_total{kind="recompute"}') },
-  transferMiB: (['out', 'in'] as const).map((way) => Math.round((samples.get(`fastswitch_transfer_bytes_total{direction="${way}"}`) ?? 0) / 2 ** 20)),
+  preemptions: {
+    swap: samples.get('fastswitch_preemptions_total{kind="swap"}'),
+    recompute: samples.get('fastswitch_preemptions_total{kind="recompute"}'),
+  },
+  transferMiB: (['out', 'in'] as const).map((way) =>
+    Math.round((samples.get(`fastswitch_transfer_bytes_total{direction="${way}"}`) ?? 0) / 2 ** 20),
+  ),
   faceLoopMs: { p50: quantile('nodejs_eventloop_lag_p50_seconds'), p99: quantile('nodejs_eventloop_lag_p99_seconds') },
   systemLoopMs: {
     p50: quantile('fastswitch_system_loop_delay_seconds{quantile="0.5"}'),
     p99: quantile('fastswitch_system_loop_delay_seconds{quantile="0.99"}'),
     max: quantile('fastswitch_system_loop_delay_seconds{quantile="1"}'),
   },
-  stepGapSecondsAtMost: { p50: bucket(samples, 'fastswitch_step_gap_seconds', 0.5), p99: bucket(samples, 'fastswitch_step_gap_seconds', 0.99) },
+  stepGapSecondsAtMost: {
+    p50: bucket(samples, 'fastswitch_step_gap_seconds', 0.5),
+    p99: bucket(samples, 'fastswitch_step_gap_seconds', 0.99),
+  },
   clientLoopMsP99: own.percentile(99) / 1e6,
   hash: createHash('sha256').update(texts.join('\n')).digest('hex').slice(0, 12),
 };

@@ -55,7 +55,10 @@ describe('the corridors', () => {
     expect(corridor, 'a file in no room').toBeDefined();
     for (const { from, typeOnly } of importsOf(file)) {
       const allowed = [...(corridor?.may ?? []), ...(typeOnly ? (corridor?.types ?? []) : []), /^src\/errors$/];
-      expect(allowed.some((pattern) => pattern.test(from)), `imports ${from}`).toBe(true);
+      expect(
+        allowed.some((pattern) => pattern.test(from)),
+        `imports ${from}`,
+      ).toBe(true);
     }
   });
 
@@ -69,11 +72,18 @@ describe('the corridors', () => {
 
 describe('the pure rooms', () => {
   const banned = /\b(Date|Math\.random|performance|setTimeout|process|crypto|async|await|Promise)\b/;
-  const code = (file: string) => text(file).replace(/\/\*[\s\S]*?\*\//g, '').replace(/\/\/.*$/gm, '').replace(/'[^'\n]*'/g, "''");
+  const code = (file: string) =>
+    text(file)
+      .replace(/\/\*[\s\S]*?\*\//g, '')
+      .replace(/\/\/.*$/gm, '')
+      .replace(/'[^'\n]*'/g, "''");
 
-  it.each(sources.filter((file) => /^(src\/core|statecharts)\//.test(file)))('%s knows no clock, chance, process or promise', (file) => {
-    expect(banned.exec(code(file))?.[0]).toBeUndefined();
-  });
+  it.each(sources.filter((file) => /^(src\/core|statecharts)\//.test(file)))(
+    '%s knows no clock, chance, process or promise',
+    (file) => {
+      expect(banned.exec(code(file))?.[0]).toBeUndefined();
+    },
+  );
 });
 
 describe('one reading', () => {

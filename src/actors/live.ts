@@ -117,7 +117,7 @@ function liveTransfers({ pools, store }: LiveOptions, answer: Answer, track: Tra
 /** [from, to, blocks] for each run, in memory that a worker can read without a copy. */
 function flatRuns(runs: readonly Run[]): Int32Array {
   const flat = new Int32Array(new SharedArrayBuffer(12 * runs.length));
-  runs.forEach((run, index) => flat.set([run.from, run.to, run.blocks], 3 * index));
+  for (const [index, run] of runs.entries()) flat.set([run.from, run.to, run.blocks], 3 * index);
   return flat;
 }
 

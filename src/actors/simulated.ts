@@ -140,7 +140,8 @@ function simulatedEngine(
         features.contextTokens += item.start + item.count;
       }
       const micros = error() * stepMicros(options.profile, features);
-      if (random.next() < options.stepFaults) return due(micros, () => ({ type: 'stepFailed', step: effect.step, error: 'simulated fault' }));
+      if (random.next() < options.stepFaults)
+        return due(micros, () => ({ type: 'stepFailed', step: effect.step, error: 'simulated fault' }));
       const items = effect.items.map(({ id, count, sample: sampled }) => ({
         id,
         count,

@@ -6,12 +6,12 @@
  * refuses to go on, because going on could hand one user's blocks to another.
  */
 import { type ActorRefFrom, createActor } from 'xstate';
+import { type RequestEvent, requestMachine } from '../../statecharts/request.js';
+import { serverMachine } from '../../statecharts/server.js';
 import { MetricsFold, type MetricsSnapshot } from '../core/metrics.js';
 import { decide } from '../core/scheduler.js';
 import { checkState, createState, type Limits, type State } from '../core/state.js';
 import type { AbortReason, Content, Effect, EmittedToken, Event, RequestId } from '../core/types.js';
-import { type RequestEvent, requestMachine } from '../../statecharts/request.js';
-import { serverMachine } from '../../statecharts/server.js';
 import type { Answer, Hands, Listener, RequestEnd, Unstamped } from './ports.js';
 
 export interface SubmitRequest {

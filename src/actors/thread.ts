@@ -10,7 +10,15 @@ import type { AbortReason, EmittedToken, RequestId, TokenLogprobs } from '../cor
 import { type ErrorCode, FastswitchError } from '../errors.js';
 import type { Listener, RequestEnd } from './ports.js';
 import { Listeners } from './stream.js';
-import { Runtime, type RuntimeOptions, type Sink, type SubmitRequest, type System, type SystemInfo, type SystemSnapshot } from './system.js';
+import {
+  Runtime,
+  type RuntimeOptions,
+  type Sink,
+  type SubmitRequest,
+  type System,
+  type SystemInfo,
+  type SystemSnapshot,
+} from './system.js';
 
 type Command =
   | { readonly type: 'submit'; readonly id: RequestId; readonly request: SubmitRequest }
@@ -185,7 +193,11 @@ const LOOP_RESOLUTION_MILLIS = 10;
 /** Reads the delays seen since the last call, without the sampling interval itself. */
 function takeDelay(histogram: IntervalHistogram): SystemSnapshot['loopDelaySeconds'] {
   const seconds = (nanos: number) => Math.max(0, nanos / 1e9 - LOOP_RESOLUTION_MILLIS / 1e3);
-  const delay = { '0.5': seconds(histogram.percentile(50)), '0.99': seconds(histogram.percentile(99)), '1': seconds(histogram.max) };
+  const delay = {
+    '0.5': seconds(histogram.percentile(50)),
+    '0.99': seconds(histogram.percentile(99)),
+    '1': seconds(histogram.max),
+  };
   histogram.reset();
   return delay;
 }

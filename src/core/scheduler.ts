@@ -88,7 +88,8 @@ function takeStep(state: State, step: number): Request[] {
 
 function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
   const inStep = takeStep(state, event.step).length;
-  if (inStep !== event.items.length) throw new Error(`step ${event.step} held ${inStep} requests and answered for ${event.items.length}`);
+  if (inStep !== event.items.length)
+    throw new Error(`step ${event.step} held ${inStep} requests and answered for ${event.items.length}`);
   const tokens: EmittedToken[] = [];
   const ended: { request: Request; outcome: Outcome }[] = [];
   const prefilled: Request[] = [];

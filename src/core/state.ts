@@ -175,10 +175,13 @@ function checkRequest(request: Request, device: number, host: number): void {
   const onHost = phase === 'swapped' || phase === 'swapping-out' || phase === 'swapping-in';
   if (onDevice !== device > 0) throw new Error(`request ${id} is ${phase} and holds ${device} device blocks`);
   if (onHost !== host > 0) throw new Error(`request ${id} is ${phase} and holds ${host} host blocks`);
-  if (onDevice && device < blocksFor(computed)) throw new Error(`request ${id} has ${computed} tokens computed in ${device} device blocks`);
-  if (onHost && host !== blocksFor(computed)) throw new Error(`request ${id} has ${computed} tokens computed in ${host} host blocks`);
+  if (onDevice && device < blocksFor(computed))
+    throw new Error(`request ${id} has ${computed} tokens computed in ${device} device blocks`);
+  if (onHost && host !== blocksFor(computed))
+    throw new Error(`request ${id} has ${computed} tokens computed in ${host} host blocks`);
   if (computed > knownTokens(request)) throw new Error(`request ${id} has more tokens computed than known`);
-  if (request.ending !== null && !request.stepping && !phase.startsWith('swapping')) throw new Error(`request ${id} should have ended`);
+  if (request.ending !== null && !request.stepping && !phase.startsWith('swapping'))
+    throw new Error(`request ${id} should have ended`);
 }
 
 function expectEqual(what: string, counted: number, recorded: number): void {

@@ -18,14 +18,7 @@ export type Micros = number;
 export type PolicyName = 'fcfs' | 'priority';
 
 /** The states of a request, exactly; `running` is split into its two phases. */
-export type Phase =
-  | 'queued'
-  | 'prefilling'
-  | 'decoding'
-  | 'swapping-out'
-  | 'swapped'
-  | 'swapping-in'
-  | 'done';
+export type Phase = 'queued' | 'prefilling' | 'decoding' | 'swapping-out' | 'swapped' | 'swapping-in' | 'done';
 
 export type Outcome = 'stop' | 'length' | 'aborted' | 'failed' | 'rejected';
 
@@ -72,7 +65,13 @@ export interface Arrival {
 export type Event =
   | ({ readonly type: 'arrived'; readonly at: Micros } & Arrival)
   | { readonly type: 'aborted'; readonly at: Micros; readonly id: RequestId; readonly reason: AbortReason }
-  | { readonly type: 'stepped'; readonly at: Micros; readonly step: StepId; readonly micros: Micros; readonly items: readonly SteppedItem[] }
+  | {
+      readonly type: 'stepped';
+      readonly at: Micros;
+      readonly step: StepId;
+      readonly micros: Micros;
+      readonly items: readonly SteppedItem[];
+    }
   | { readonly type: 'stepFailed'; readonly at: Micros; readonly step: StepId; readonly error: string }
   | { readonly type: 'landed'; readonly at: Micros; readonly transfer: TransferId; readonly micros: Micros }
   | { readonly type: 'transferFailed'; readonly at: Micros; readonly transfer: TransferId; readonly error: string }
@@ -108,9 +107,21 @@ export type Effect =
   /** prefilling -> decoding: the whole known context is computed and a token was sampled. */
   | { readonly type: 'prefilled'; readonly id: RequestId }
   /** running -> swapping-out: copy device blocks to the host; answered by `landed` or `transferFailed` once. */
-  | { readonly type: 'swapOut'; readonly id: RequestId; readonly transfer: TransferId; readonly runs: readonly Run[]; readonly blocks: number }
+  | {
+      readonly type: 'swapOut';
+      readonly id: RequestId;
+      readonly transfer: TransferId;
+      readonly runs: readonly Run[];
+      readonly blocks: number;
+    }
   /** swapped -> swapping-in: copy host blocks to the device. */
-  | { readonly type: 'swapIn'; readonly id: RequestId; readonly transfer: TransferId; readonly runs: readonly Run[]; readonly blocks: number }
+  | {
+      readonly type: 'swapIn';
+      readonly id: RequestId;
+      readonly transfer: TransferId;
+      readonly runs: readonly Run[];
+      readonly blocks: number;
+    }
   /** The request's transfer landed: swapping-out -> swapped, swapping-in -> running. */
   | { readonly type: 'settled'; readonly id: RequestId }
   /** running, swapped or a failed swap -> queued: its KV is given up and will be computed again. */

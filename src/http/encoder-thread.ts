@@ -3,16 +3,11 @@
  */
 import { Worker } from 'node:worker_threads';
 import { FastswitchError } from '../errors.js';
+// The build takes along only what is imported: this line also brings the worker's own file there.
+import type { EncoderAnswer } from './encoder-worker.mjs';
 
 /** Characters that may wait at once: about 40 seconds of work. */
 const WAITING_CHARACTERS_MAX = 64_000_000;
-
-export interface EncoderAnswer {
-  readonly job: number;
-  /** Null without an error: too many tokens. */
-  readonly ids: Int32Array | null;
-  readonly error: string | null;
-}
 
 interface Waiting {
   readonly characters: number;

@@ -5,6 +5,13 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Tokenizer } from '@huggingface/tokenizers';
 
+/**
+ * @typedef {object} EncoderAnswer
+ * @property {number} job
+ * @property {Int32Array | null} ids Null without an error: too many tokens.
+ * @property {string | null} error
+ */
+
 const encoding = new Tokenizer(JSON.parse(workerData), {});
 
 const encode = (text, addSpecial) => encoding.encode(text, { add_special_tokens: addSpecial }).ids;

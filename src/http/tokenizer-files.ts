@@ -163,7 +163,7 @@ const TAG_SHAPE = /^(<\S+>|\[\S+\])$/;
  * Added tokens by what they are for. Those that are neither hidden nor shaped like control tokens nor written by the
  * template (runs of spaces, words) are ordinary vocabulary and are recognised everywhere, as the model was trained.
  */
-function sorted(
+function kindsOf(
   added: readonly AddedToken[],
   config: Json,
   constants: Readonly<Record<string, string>>,
@@ -250,7 +250,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   for (const token of added) pieces.set(token.id, token.content);
   const constants = constantsOf(config);
   const chatTemplate = templateText ?? templateOf(configFile, config);
-  const kinds = sorted(added, config, constants, chatTemplate);
+  const kinds = kindsOf(added, config, constants, chatTemplate);
   const idOf = (name: string): number | null => added.find((token) => token.content === constants[name])?.id ?? null;
   return {
     decoding: decodingOf(file, tokenizer),

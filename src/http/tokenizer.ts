@@ -169,7 +169,7 @@ export class Tokenizer {
     if (ids === null) {
       throw new FastswitchError(
         'context_length_exceeded',
-        `This model's maximum context length is ${tokensMax} tokens, and the ${sealed.length} characters of '${param}' are more than twice as many. Shorten it.`,
+        `This model's maximum context length is ${tokensMax} tokens, and the ${sealed.length} characters of '${param}' make more than twice that. Shorten it.`,
         param,
       );
     }

@@ -38,7 +38,13 @@ class Bench {
     const step = this.#step;
     if (step === null) throw new Error('no step in flight');
     this.#step = null;
-    const items = step.items.map(({ id, count, sample }) => ({ id, count, token: sample ? 7 : -1, ended: false, logprobs: null }));
+    const items = step.items.map(({ id, count, sample }) => ({
+      id,
+      count,
+      token: sample ? 7 : -1,
+      ended: false,
+      logprobs: null,
+    }));
     return this.send({ type: 'stepped', at: 0, step: step.step, micros: 10, items });
   }
 
@@ -70,16 +76,25 @@ describe('a step', () => {
     expect(bench.stepItems).toEqual([[1, 0, 20]]);
     bench.arrive(2, 16);
     bench.step();
-    expect(bench.stepItems).toEqual([[1, 20, 10], [2, 0, 10]]);
+    expect(bench.stepItems).toEqual([
+      [1, 20, 10],
+      [2, 0, 10],
+    ]);
     expect(types(bench.step())).toEqual(['prefilled', 'tokens', 'step']);
-    expect(bench.stepItems).toEqual([[1, 30, 1], [2, 10, 6]]);
+    expect(bench.stepItems).toEqual([
+      [1, 30, 1],
+      [2, 10, 6],
+    ]);
   });
 
   it('ends a request at its limit and goes on with the others', () => {
     const bench = new Bench();
     bench.arrive(1, 4, 2);
     bench.step();
-    expect(bench.step()).toMatchObject([{ type: 'tokens', items: [{ id: 1, index: 1 }] }, { type: 'finish', id: 1, outcome: 'length' }]);
+    expect(bench.step()).toMatchObject([
+      { type: 'tokens', items: [{ id: 1, index: 1 }] },
+      { type: 'finish', id: 1, outcome: 'length' },
+    ]);
     expect(bench.state.device.free).toBe(10);
   });
 
@@ -88,7 +103,11 @@ describe('a step', () => {
     bench.arrive(1, 4);
     bench.arrive(2, 4);
     const effects = bench.send({ type: 'stepFailed', at: 0, step: 1, error: 'broken' });
-    expect(effects).toMatchObject([{ type: 'finish', id: 1, outcome: 'failed', error: 'broken' }, { type: 'admit', id: 2 }, { type: 'step' }]);
+    expect(effects).toMatchObject([
+      { type: 'finish', id: 1, outcome: 'failed', error: 'broken' },
+      { type: 'admit', id: 2 },
+      { type: 'step' },
+    ]);
   });
 });
 
@@ -191,7 +210,11 @@ describe('without host room', () => {
     while (bench.phase(1) !== 'done') bench.step();
     expect(bench.stepItems).toEqual([[2, 0, 30 + generated]]);
     const effects = bench.step();
-    expect(effects).toMatchObject([{ type: 'prefilled' }, { type: 'tokens', items: [{ id: 2, index: generated }] }, { type: 'step' }]);
+    expect(effects).toMatchObject([
+      { type: 'prefilled' },
+      { type: 'tokens', items: [{ id: 2, index: generated }] },
+      { type: 'step' },
+    ]);
   });
 
   it('copies of lower rank give way first', () => {
@@ -217,7 +240,8 @@ describe('an abort', () => {
     bench.step();
     return bench;
   };
-  const abort = (bench: Bench, id: number, reason: 'client' | 'stop' = 'client') => bench.send({ type: 'aborted', at: 0, id, reason });
+  const abort = (bench: Bench, id: number, reason: 'client' | 'stop' = 'client') =>
+    bench.send({ type: 'aborted', at: 0, id, reason });
 
   it('ends a queued request at once and frees a swapped one', () => {
     const bench = swapping();

@@ -26,10 +26,12 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
     const flight = flights.get(transfer);
     if (flight === undefined) throw new Error(`same KV: transfer ${transfer} landed but was never started`);
     const [from, to] = flight.type === 'swapOut' ? [device, host] : [host, device];
-    if (tagsOf(from, flight.runs).join() !== flight.tags.join()) throw new Error(`same KV: the source of transfer ${transfer} changed under it`);
+    if (tagsOf(from, flight.runs).join() !== flight.tags.join())
+      throw new Error(`same KV: the source of transfer ${transfer} changed under it`);
     let at = 0;
     for (const run of flight.runs) {
-      for (let token = 0; token < run.blocks * BLOCK_TOKENS; token += 1) to[run.to * BLOCK_TOKENS + token] = flight.tags[at++] as string;
+      for (let token = 0; token < run.blocks * BLOCK_TOKENS; token += 1)
+        to[run.to * BLOCK_TOKENS + token] = flight.tags[at++] as string;
     }
   };
   const begin = (effect: Effect) => {
@@ -41,7 +43,8 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
       for (const item of step) {
         for (let position = 0; position < item.start; position += 1) {
           const found = device[slot(item.blocks, position)];
-          if (found !== `${item.id}@${position}`) throw new Error(`same KV: request ${item.id} reads ${found} at position ${position}`);
+          if (found !== `${item.id}@${position}`)
+            throw new Error(`same KV: request ${item.id} reads ${found} at position ${position}`);
         }
       }
     }
@@ -104,11 +107,13 @@ export function endsOnce(): Law {
     for (const effect of effects) {
       if (effect.type === 'tokens') {
         for (const item of effect.items) {
-          if (live.get(item.id) !== item.index) throw new Error(`ends once: token ${item.index} of request ${item.id} is out of order`);
+          if (live.get(item.id) !== item.index)
+            throw new Error(`ends once: token ${item.index} of request ${item.id} is out of order`);
           live.set(item.id, item.index + 1);
         }
       } else if ('id' in effect) {
-        if (ended.has(effect.id) || !live.has(effect.id)) throw new Error(`ends once: ${effect.type} for request ${effect.id}, which is not alive`);
+        if (ended.has(effect.id) || !live.has(effect.id))
+          throw new Error(`ends once: ${effect.type} for request ${effect.id}, which is not alive`);
         if (effect.type === 'finish' || effect.type === 'reject') {
           ended.add(effect.id);
           live.delete(effect.id);
@@ -124,8 +129,10 @@ export const stepWithinLimits: Law = (_event, effects, state) => {
     if (effect.type !== 'step') continue;
     const tokens = effect.items.reduce((sum, item) => sum + item.count, 0);
     if (tokens > state.limits.maxBatchTokens) throw new Error(`limits: step ${effect.step} computes ${tokens} tokens`);
-    if (effect.items.length > state.limits.maxRunning) throw new Error(`limits: step ${effect.step} has ${effect.items.length} requests`);
-    if (new Set(effect.items.map((item) => item.id)).size !== effect.items.length) throw new Error(`limits: step ${effect.step} has a request twice`);
+    if (effect.items.length > state.limits.maxRunning)
+      throw new Error(`limits: step ${effect.step} has ${effect.items.length} requests`);
+    if (new Set(effect.items.map((item) => item.id)).size !== effect.items.length)
+      throw new Error(`limits: step ${effect.step} has a request twice`);
   }
 };
 

@@ -1,7 +1,7 @@
 /** One simulated run from a seed: draws a machine, a load and its troubles, runs the real runtime on virtual time. */
 import { createHash } from 'node:crypto';
-import { Listeners } from '../../src/actors/stream.js';
 import { Agenda, simulatedHands } from '../../src/actors/simulated.js';
+import { Listeners } from '../../src/actors/stream.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
 import type { HardwareProfile } from '../../src/core/cost.js';
 import { Random } from '../../src/core/random.js';
@@ -73,8 +73,16 @@ function submission(random: Random, parameters: WorldParameters): SubmitRequest 
       promptTokens: new Int32Array(1 + random.int(parameters.promptMax)),
       stopTokens: [],
       sampling: {
-        temperature: 0, topK: 0, topP: 1, minP: 0, frequencyPenalty: 0, presencePenalty: 0,
-        repetitionPenalty: 1, seed: 0n, topLogprobs: -1, logitBias: [],
+        temperature: 0,
+        topK: 0,
+        topP: 1,
+        minP: 0,
+        frequencyPenalty: 0,
+        presencePenalty: 0,
+        repetitionPenalty: 1,
+        seed: 0n,
+        topLogprobs: -1,
+        logitBias: [],
       },
     },
     maxTokens: 1 + random.int(parameters.outputMax),
@@ -90,7 +98,12 @@ export function runWorld(parameters: WorldParameters): WorldResult {
   const agenda = new Agenda();
   const hash = createHash('sha256');
   const laws: Law[] = [
-    conservation, stepWithinLimits, lowestRankGoesFirst, endsOnce(), nobodySharesABlock(), sameKv(limits.deviceBlocks, limits.hostBlocks),
+    conservation,
+    stepWithinLimits,
+    lowestRankGoesFirst,
+    endsOnce(),
+    nobodySharesABlock(),
+    sameKv(limits.deviceBlocks, limits.hostBlocks),
   ];
   const outcomes = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
   const counts = { swaps: 0, recomputes: 0, events: 0 };
@@ -160,6 +173,7 @@ export function runWorld(parameters: WorldParameters): WorldResult {
   while (failure === null && agenda.next());
   if (failure !== null) throw new Error(`${(failure as Error).message}\n${JSON.stringify(parameters)}`, { cause: failure });
   const ended = Object.values(outcomes).reduce((sum, count) => sum + count, 0);
-  if (ended !== parameters.requests) throw new Error(`${parameters.requests - ended} requests never ended\n${JSON.stringify(parameters)}`);
+  if (ended !== parameters.requests)
+    throw new Error(`${parameters.requests - ended} requests never ended\n${JSON.stringify(parameters)}`);
   return { digest: hash.digest('hex'), outcomes, ...counts, virtualMicros: agenda.now };
 }

@@ -1,0 +1,74 @@
+/** The commands of README.md, run as they stand there (on a free port). */
+import { execFile, spawn } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { describe, expect, it } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('../', import.meta.url));
+const README = readFileSync(`${ROOT}README.md`, 'utf8');
+const run = promisify(execFile);
+const shell = [...README.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => (block as string).trim());
+const scripts = (JSON.parse(readFileSync(`${ROOT}package.json`, 'utf8')) as { scripts: Record<string, string> }).scripts;
+
+describe('README.md', () => {
+  it('begins with the two commands, the first of which CI runs too', () => {
+    expect(shell[0]).toBe('npm ci\nnpm start');
+    expect(readFileSync(`${ROOT}.ci/run`, 'utf8')).toMatch(/^npm ci /m);
+    expect(README).toContain('`npm test` runs the tests');
+  });
+
+  it('starts a server that answers its curl commands', async () => {
+    // A group of its own, so that npm and the server it starts end together.
+    const server = spawn('npm', ['start'], { cwd: ROOT, detached: true, env: { ...process.env, FASTSWITCH_PORT: '0' } });
+    try {
+      let output = '';
+      const url = await new Promise<string>((resolve, reject) => {
+        const read = (chunk: Buffer) => {
+          output += chunk;
+          const found = /serving demo on (\S+)/.exec(output);
+          if (found) resolve(found[1] as string);
+        };
+        server.stdout.on('data', read);
+        server.stderr.on('data', read);
+        server.once('exit', (code) => reject(new Error(`npm start ended with code ${code}:\n${output}`)));
+      });
+      const commands = shell.slice(1).filter((block) => block.startsWith('curl '));
+      expect(commands.length).toBeGreaterThan(0);
+      for (const command of commands) {
+        const { stdout } = await run('bash', ['-c', command.replaceAll('http://127.0.0.1:8080', url)]);
+        expect(JSON.parse(stdout)).toMatchObject({ object: 'chat.completion', choices: [{ finish_reason: expect.any(String) }] });
+      }
+    } finally {
+      process.kill(-(server.pid as number), 'SIGTERM');
+    }
+  });
+
+  it('promises a help that explains every flag it names', async () => {
+    const { stdout } = await run('npm', ['start', '--silent', '--', '--help'], { cwd: ROOT });
+    const flags = new Set([...README.matchAll(/ (--[a-z][a-z-]+) /g)].map(([, flag]) => flag as string));
+    for (const flag of flags) expect(stdout).toContain(flag);
+  });
+
+  it('and CONTRIBUTING.md name only scripts and files that exist', () => {
+    const pages = README + readFileSync(`${ROOT}CONTRIBUTING.md`, 'utf8');
+    for (const [, script] of pages.matchAll(/npm run ([a-z:]+)/g)) expect(scripts).toHaveProperty([script as string]);
+    for (const [, link] of README.matchAll(/\]\((?!http)([^)]+)\)/g))
+      expect(() => readFileOrFolder(link as string)).not.toThrow();
+  });
+});
+
+function readFileOrFolder(path: string): unknown {
+  return path.includes('.') ? readFileSync(`${ROOT}${path}`) : readdirSync(`${ROOT}${path}`);
+}
+
+describe('the benches', () => {
+  it.each(['core', 'engine', 'swap', 'serve'])(
+    'bench/%s.ts runs in its small form and prints a hash of its result',
+    async (name) => {
+      const { stdout } = await run('node', [`dist/bench/${name}.js`, '--quick', '--json'], { cwd: ROOT, timeout: 60_000 });
+      expect(stdout).toMatch(/"hash":"[0-9a-f]{8,}"/);
+    },
+    70_000,
+  );
+});
