@@ -42,7 +42,7 @@ async function run(config: Config): Promise<void> {
     `KV blocks of ${blockTokens} tokens, ${formatSize(blockBytes)}: ${deviceBlocks} on the device, ${hostBlocks} on the host; ` +
       `context ${contextTokensMax} tokens`,
   );
-  const info = modelInfo(config, version(), model.eosTokens, tokenizer.eosToken);
+  const info = modelInfo(config, version(), model, tokenizer.eosToken);
   const server = createServer({ config, system, tokenizer, model: info, version: version() });
   // Running answers have their grace inside server.close(); this only bounds the whole.
   closeWithGrace({ delay: (config.drainSeconds + 10) * 1000 }, async ({ signal, err }) => {

@@ -210,7 +210,7 @@ function batchingSink(post: (report: Report) => void): Sink {
   const flush = () => {
     scheduled = false;
     const words = new Int32Array(3 * tokens.length);
-    tokens.forEach((item, index) => words.set([item.id, item.index, item.token], 3 * index));
+    for (const [index, item] of tokens.entries()) words.set([item.id, item.index, item.token], 3 * index);
     const logprobs = tokens.some((item) => item.logprobs !== null) ? tokens.map((item) => item.logprobs) : null;
     post({ type: 'products', tokens: words, logprobs, ends });
     tokens = [];

@@ -80,7 +80,7 @@ export class Completions {
     this.#requireModel(body.model);
     const topLogprobs = chatTopLogprobs(body);
     const maxTokens = body.max_completion_tokens ?? body.max_tokens;
-    const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize);
+    const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize, this.#parts.model.sampling);
     const messages = chatMessages(body.messages);
     const tokens = await tokenizer.encodeChat(
       messages,
@@ -96,7 +96,14 @@ export class Completions {
     const { tokenizer, system } = this.#parts;
     this.#requireModel(body.model);
     refuseCompletionExtras(body);
-    const asked = parameters(body, COMPLETION_FOREIGN, body.logprobs ?? -1, body.max_tokens, system.info.vocabularySize);
+    const asked = parameters(
+      body,
+      COMPLETION_FOREIGN,
+      body.logprobs ?? -1,
+      body.max_tokens,
+      system.info.vocabularySize,
+      this.#parts.model.sampling,
+    );
     const given = promptsOf(body.prompt);
     this.#refuseCrowd(given.length * asked.choices);
     const prompts: Prompt[] = [];

@@ -2,9 +2,11 @@
  * From a validated request body to what is asked of the engine. What would change the answer and is not done here is
  * refused by name; what changes nothing is ignored (the table below is the documentation).
  */
+
 import type { Sampling } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import type { ChatMessage, TemplateOptions } from './chat-template.js';
+import type { SamplingDefaults } from './model.js';
 import { type ChatRequestBody, type CompletionRequestBody, type MessageBody, TOP_LOGPROBS_MAX } from './schema.js';
 
 /** What is common to all choices of a request. `seed` null: each choice draws one. */
@@ -106,6 +108,7 @@ function refuseForeign(body: Readonly<Record<string, unknown>>, names: readonly 
 /**
  * @param foreign Fields of this endpoint that are known and not done.
  * @param topLogprobs -1 for none.
+ * @param defaults Of the model, where the request is silent.
  */
 export function parameters(
   body: ChatRequestBody | CompletionRequestBody,
@@ -113,6 +116,7 @@ export function parameters(
   topLogprobs: number,
   maxTokens: number | undefined,
   vocabularySize: number,
+  defaults: SamplingDefaults,
 ): Parameters {
   refuseForeign(body as Readonly<Record<string, unknown>>, foreign);
   const stopTokens = body.stop_token_ids ?? [];
@@ -128,13 +132,13 @@ export function parameters(
     ignoreEos: body.ignore_eos ?? false,
     seed: body.seed ?? null,
     sampling: {
-      temperature: body.temperature ?? 1,
-      topK: Math.max(0, body.top_k ?? 0),
-      topP: body.top_p ?? 1,
-      minP: body.min_p ?? 0,
+      temperature: body.temperature ?? defaults.temperature,
+      topK: Math.max(0, body.top_k ?? defaults.topK),
+      topP: body.top_p ?? defaults.topP,
+      minP: body.min_p ?? defaults.minP,
       frequencyPenalty: body.frequency_penalty ?? 0,
       presencePenalty: body.presence_penalty ?? 0,
-      repetitionPenalty: body.repetition_penalty ?? 1,
+      repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty,
       topLogprobs,
       logitBias: Object.entries(body.logit_bias ?? {}).map(([token, bias]) => {
         requireToken(Number(token), vocabularySize, 'logit_bias');

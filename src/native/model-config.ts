@@ -197,6 +197,40 @@ export function readEndTokens(
   return { bosToken: bos !== null && bos < vocabulary ? bos : null, eosTokens, warnings };
 }
 
+/** How a checkpoint wants to be sampled where a request says nothing. */
+export interface SamplingDefaults {
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+}
+
+const SAMPLING_KEYS: readonly (readonly [keyof SamplingDefaults, key: string, neutral: number, min: number, max: number])[] = [
+  ['temperature', 'temperature', 1, 0, 2],
+  ['topK', 'top_k', 0, 0, 2 ** 31 - 1],
+  ['topP', 'top_p', 1, 1e-6, 1],
+  ['minP', 'min_p', 0, 0, 1],
+  ['repetitionPenalty', 'repetition_penalty', 1, 1e-3, 2],
+];
+
+/**
+ * Defaults from generation_config.json, as vLLM takes them; what it does not say is neutral. An explicit
+ * `do_sample: false` means greedy, as in transformers. Values out of range are ignored with a warning.
+ */
+export function readSamplingDefaults(generation: Json | null): { sampling: SamplingDefaults; warnings: string[] } {
+  const warnings: string[] = [];
+  const values: Record<string, number> = {};
+  for (const [name, key, neutral, min, max] of SAMPLING_KEYS) {
+    const given = generation?.[key] ?? neutral;
+    const fits = typeof given === 'number' && given >= min && given <= max;
+    if (!fits) warnings.push(`generation_config.json: ${key} ${JSON.stringify(given)} is not between ${min} and ${max}; ignored`);
+    values[name] = fits ? given : neutral;
+  }
+  if (generation?.do_sample === false) values.temperature = 0;
+  return { sampling: values as unknown as SamplingDefaults, warnings };
+}
+
 function readFamily(config: Json): Family {
   const type = config.model_type;
   if (typeof type !== 'string' || !Object.hasOwn(DEFAULTS, type)) {

@@ -6,7 +6,15 @@
 import { createHash } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { type Json, type ModelConfig, readEndTokens, readModelConfig, refuseMultimodal } from './model-config.js';
+import {
+  type Json,
+  type ModelConfig,
+  readEndTokens,
+  readModelConfig,
+  readSamplingDefaults,
+  refuseMultimodal,
+  type SamplingDefaults,
+} from './model-config.js';
 import {
   badModel,
   type Checkpoint,
@@ -36,6 +44,8 @@ export interface LoadedModel {
   readonly bosToken: number | null;
   /** Any of these ends a generation; empty where the files name none. */
   readonly eosTokens: readonly number[];
+  /** Where a request does not say how to sample. */
+  readonly sampling: SamplingDefaults;
   /** Same as `spec.positions`. */
   readonly positions: number;
   /**
@@ -79,9 +89,11 @@ export function loadModel(folder: string, options: LoadOptions): LoadedModel {
   const json = readJson(path, 'config.json') ?? missingConfig(path);
   refuseMultimodal(json);
   const config = readModelConfig(json);
-  const ends = readEndTokens(json, readJson(path, 'generation_config.json'), config.vocabulary);
+  const generation = readJson(path, 'generation_config.json');
+  const ends = readEndTokens(json, generation, config.vocabulary);
+  const defaults = readSamplingDefaults(generation);
   const checkpoint = openCheckpoint(path);
-  const warnings = [...config.warnings, ...ends.warnings, ...checkpoint.warnings];
+  const warnings = [...config.warnings, ...ends.warnings, ...defaults.warnings, ...checkpoint.warnings];
   const tiedHead = isTied(config, checkpoint, warnings);
   const tensors = pickTensors(wantedTensors(config, tiedHead), checkpoint, warnings);
   const positions = limitPositions(config.positions, options.maxContext, warnings);
@@ -114,6 +126,7 @@ export function loadModel(folder: string, options: LoadOptions): LoadedModel {
     dtype: commonDtype(tensors),
     bosToken: ends.bosToken,
     eosTokens: ends.eosTokens,
+    sampling: defaults.sampling,
     fingerprint: fingerprint(config, tiedHead, checkpoint),
     parameters: tensors.reduce((sum, tensor) => sum + tensor.rows * tensor.columns, 0),
   };

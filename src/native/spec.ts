@@ -18,10 +18,24 @@ export interface TensorSpec {
 }
 
 export type TensorRole =
-  | 'embed' | 'finalNorm' | 'head'
-  | 'attentionNorm' | 'mlpNorm'
-  | 'q' | 'k' | 'v' | 'o' | 'qBias' | 'kBias' | 'vBias' | 'oBias' | 'qNorm' | 'kNorm'
-  | 'gate' | 'up' | 'down';
+  | 'embed'
+  | 'finalNorm'
+  | 'head'
+  | 'attentionNorm'
+  | 'mlpNorm'
+  | 'q'
+  | 'k'
+  | 'v'
+  | 'o'
+  | 'qBias'
+  | 'kBias'
+  | 'vBias'
+  | 'oBias'
+  | 'qNorm'
+  | 'kNorm'
+  | 'gate'
+  | 'up'
+  | 'down';
 
 export interface EngineSpec {
   readonly vocabulary: number;

@@ -13,21 +13,45 @@ export interface RunningServer {
   metric(sample: string): Promise<number>;
   /** SIGTERM; resolves with the exit code. */
   stop(): Promise<number | null>;
+  /** Resolves with the exit code, or with the signal that ended it. */
+  readonly exited: Promise<number | NodeJS.Signals | null>;
 }
 
+/** Children of this process; none outlives it, however the tests end. */
+const children = new Set<ChildProcess>();
+process.once('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
+
+function launch(args: readonly string[], environment: Readonly<Record<string, string>> = {}): ChildProcess {
+  const child = spawn(process.execPath, ['dist/src/main.js', ...args], { cwd: ROOT, env: { ...process.env, ...environment } });
+  children.add(child);
+  child.once('exit', () => children.delete(child));
+  return child;
+}
+
+const QUIET = ['--port', '0', '--log-level', 'warn'];
+
 /** Resolves when it serves; rejects with what it printed when it ends before. */
-export async function startServer(...flags: string[]): Promise<RunningServer> {
-  const child = spawn('node', ['dist/src/main.js', 'serve', '--port', '0', '--log-level', 'warn', ...flags], { cwd: ROOT });
+export function startServer(...flags: string[]): Promise<RunningServer> {
+  return startServerIn({}, ...flags);
+}
+
+/** The same with more variables in its environment. */
+export async function startServerIn(environment: Readonly<Record<string, string>>, ...flags: string[]): Promise<RunningServer> {
+  const child = launch(['serve', ...QUIET, ...flags], environment);
   let output = '';
-  const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
+  const exited = new Promise<number | NodeJS.Signals | null>((resolve) =>
+    child.once('exit', (code, signal) => resolve(code ?? signal)),
+  );
   const url = await new Promise<string>((resolve, reject) => {
     const read = (chunk: Buffer) => {
       output += chunk;
       const found = /serving \S+ on (\S+)/.exec(output);
       if (found) resolve(found[1] as string);
     };
-    child.stdout.on('data', read);
-    child.stderr.on('data', read);
+    child.stdout?.on('data', read);
+    child.stderr?.on('data', read);
     void exited.then((code) => reject(new Error(`the server ended with code ${code}:\n${output}`)));
   });
   return {
@@ -42,18 +66,68 @@ export async function startServer(...flags: string[]): Promise<RunningServer> {
     },
     stop() {
       child.kill('SIGTERM');
-      return exited;
+      return exited as Promise<number | null>;
     },
+    exited,
   };
+}
+
+export interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the program until it ends by itself; kills it and throws when it has not after `millis`. */
+export function runToEnd(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+  millis = 20_000,
+): Promise<Ended> {
+  const child = launch(args, environment);
+  const said = { stdout: '', stderr: '' };
+  for (const stream of ['stdout', 'stderr'] as const) child[stream]?.on('data', (chunk: Buffer) => (said[stream] += chunk));
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      reject(new Error(`still running after ${millis} ms: ${args.join(' ')}\n${said.stdout}${said.stderr}`));
+    }, millis);
+    child.once('close', (code) => {
+      clearTimeout(timer);
+      resolve({ code, ...said });
+    });
+  });
 }
 
 /** Posts JSON; throws the server's message when it refuses. */
 export async function post<T>(url: string, body: object): Promise<T> {
-  const response = await fetch(url, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify(body),
-  });
+  const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
   return (await response.json()) as T;
+}
+
+/** Waits for something that is about to happen; fails with `what` when it has not after `millis`. */
+export async function until(what: string, condition: () => boolean | Promise<boolean>, millis = 15_000): Promise<void> {
+  const end = performance.now() + millis;
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(`not within ${millis} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** What of /metrics must be zero when nobody asks for anything. */
+const LEFTOVERS = /^fastswitch_(?:requests\{.*\}|blocks\{.*use="(?:used|moving)"\}) (\d+)$/gm;
+
+/** Waits until no request lives and every block is free. */
+export async function idle(server: RunningServer, millis = 15_000): Promise<void> {
+  let busy: string[] = [];
+  const quiet = async () => {
+    const page = await (await fetch(`${server.url}/metrics`)).text();
+    const found = [...page.matchAll(LEFTOVERS)];
+    busy = found.filter(([, value]) => value !== '0').map(([line]) => line);
+    return found.length === 10 && busy.length === 0;
+  };
+  await until('an idle server', quiet, millis).catch((error: Error) => {
+    throw new Error(`${error.message}, but ${busy.join(', ') || 'no metrics'}`);
+  });
 }

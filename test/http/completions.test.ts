@@ -130,6 +130,18 @@ describe('what reaches the engine', () => {
     });
   });
 
+  test('what the model asks for where nothing is said, and the request before the model', async () => {
+    const system = new ScriptedSystem();
+    system.script = () => [ENDED];
+    const at = await serving({ system, defaults: { temperature: 0, topK: 20, repetitionPenalty: 1.05 } });
+    await complete(at);
+    await complete(at, { temperature: 0.7, top_k: 0 });
+    expect(system.requests.map(({ request }) => request.content.sampling)).toMatchObject([
+      { temperature: 0, topK: 20, topP: 1, repetitionPenalty: 1.05 },
+      { temperature: 0.7, topK: 0, topP: 1, repetitionPenalty: 1.05 },
+    ]);
+  });
+
   test('every field that is said', async () => {
     const at = await saying(ENDED);
     const said = {

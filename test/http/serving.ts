@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import OpenAI from 'openai';
 import { afterEach } from 'vitest';
 import { type Config, DEFAULTS } from '../../src/core/config.js';
-import { modelInfo } from '../../src/http/model.js';
+import { modelInfo, type SamplingDefaults } from '../../src/http/model.js';
 import { createServer } from '../../src/http/server.js';
 import { loadTokenizer } from '../../src/http/tokenizer.js';
 import { byteLevelFolder, IM_END } from './fixtures/tokenizers.js';
@@ -31,6 +31,7 @@ export interface ServingOptions {
   readonly system?: ScriptedSystem;
   readonly listen?: boolean;
   readonly model?: string;
+  readonly defaults?: Partial<SamplingDefaults>;
 }
 
 /** Closed after the test. */
@@ -39,14 +40,17 @@ export async function serving({
   system = new ScriptedSystem(),
   listen = false,
   model = folder,
+  defaults = {},
 }: ServingOptions = {}): Promise<Serving> {
   const tokenizer = await loadTokenizer(model);
   const full: Config = { ...DEFAULTS, model, servedModelName: 'tiny', logLevel: 'silent', drainSeconds: 1, ...config };
+  const sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, ...defaults };
+  const files = { eosTokens: [IM_END], fingerprint: 'tiny', sampling };
   const server = createServer({
     config: full,
     system,
     tokenizer,
-    model: modelInfo(full, '0.0.0', [IM_END], tokenizer.eosToken),
+    model: modelInfo(full, '0.0.0', files, tokenizer.eosToken),
     version: '0.0.0',
   });
   closers.push(async () => {

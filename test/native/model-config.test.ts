@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { readEndTokens, readModelConfig } from '../../src/native/model-config.js';
+import { readEndTokens, readModelConfig, readSamplingDefaults } from '../../src/native/model-config.js';
 
 /** The parts of published configs that decide how a model is run, as their authors wrote them. */
 const LLAMA_3_2_1B = {
@@ -215,5 +215,32 @@ describe('missing keys', () => {
       eosTokens: [7],
     });
     expect(readEndTokens({ model_type: 'qwen3' }, null, 100)).toMatchObject({ bosToken: null, eosTokens: [] });
+  });
+});
+
+describe('sampling defaults', () => {
+  const neutral = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
+
+  it('are neutral where generation_config.json is silent or absent', () => {
+    expect(readSamplingDefaults(null)).toEqual({ sampling: neutral, warnings: [] });
+    expect(readSamplingDefaults({ eos_token_id: 2 })).toEqual({ sampling: neutral, warnings: [] });
+  });
+
+  it('are what it says, greedy where it says do_sample: false', () => {
+    const asked = { do_sample: true, temperature: 0.7, top_p: 0.8, top_k: 20, repetition_penalty: 1.05 };
+    expect(readSamplingDefaults(asked).sampling).toEqual({
+      temperature: 0.7,
+      topK: 20,
+      topP: 0.8,
+      minP: 0,
+      repetitionPenalty: 1.05,
+    });
+    expect(readSamplingDefaults({ ...asked, do_sample: false }).sampling.temperature).toBe(0);
+  });
+
+  it('are not what cannot be, with a warning', () => {
+    const { sampling, warnings } = readSamplingDefaults({ temperature: 'hot', top_p: 3 });
+    expect(sampling).toEqual(neutral);
+    expect(warnings).toHaveLength(2);
   });
 });
