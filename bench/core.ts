@@ -11,7 +11,7 @@ import { checkState, createState, type State } from '../src/core/state.js';
 import type { Effect, Event } from '../src/core/types.js';
 
 const quick = process.argv.includes('--quick');
-const STEPS = quick ? 50 : 1000;
+const STEPS = quick ? 300 : 1000;
 
 interface Row {
   readonly live: number;
@@ -29,8 +29,8 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
   const random = new Random(live);
   const state = createState({
     policy,
-    deviceBlocks: running * 12,
-    hostBlocks: live * 20,
+    deviceBlocks: running * 7,
+    hostBlocks: live * 24,
     maxBatchTokens: 1024,
     maxRunning: running,
     maxQueued: 10 * live,
@@ -59,8 +59,8 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
       type: 'arrived',
       at,
       id,
-      promptTokens: 20 + random.int(100),
-      maxTokens: 20 + random.int(200),
+      promptTokens: 10 + random.int(30),
+      maxTokens: 50 + random.int(300),
       priority: random.int(8),
       tenant: '',
     });
@@ -90,6 +90,7 @@ function measure(live: number, policy: 'fcfs' | 'priority'): Row {
   Object.assign(totals, { micros: 0, decisions: 0, steps: 0, swaps: 0 });
   for (let n = 0; n < STEPS; n += 1) turn();
   checkState(state satisfies State);
+  if (totals.swaps === 0) throw new Error('this load does not swap: it would measure the easy half');
   return {
     live,
     running,

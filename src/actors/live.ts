@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { BLOCK_TOKENS, type Config } from '../core/config.js';
 import type { Limits } from '../core/state.js';
-import type { Content, Micros, RequestId, Run, SteppedItem } from '../core/types.js';
+import type { Content, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
 import { createEngine, createStore, Direction, destroyEngine, destroyStore, engineInfo } from '../native/index.js';
@@ -77,21 +77,31 @@ interface LiveOptions {
   readonly destroy: () => void;
 }
 
+/** A step of the largest model takes seconds. */
+const SILENCE_MILLIS_MAX = 600_000;
+
 function liveHands(options: LiveOptions, answer: Answer): Hands {
-  const clock = liveClock(answer);
-  const inFlight = new Set<Promise<void>>();
+  const zero = process.hrtime.bigint();
+  const inFlight = new Map<Promise<void>, number>();
   // Answers exactly once, after the call has returned: a promise settles later by its nature.
   const track = (work: Promise<void>) => {
-    inFlight.add(work);
+    inFlight.set(work, performance.now());
     void work.finally(() => inFlight.delete(work));
   };
+  const watch = setInterval(() => {
+    for (const started of inFlight.values()) {
+      // Its memory could never be used again: an error nobody catches ends this thread, and the face ends all requests.
+      if (performance.now() - started > SILENCE_MILLIS_MAX) throw new Error('a native call does not return');
+    }
+  }, SILENCE_MILLIS_MAX / 10);
+  watch.unref();
   return {
     engine: liveEngine(options, answer, track),
     transfers: liveTransfers(options, answer, track),
-    clock,
+    clock: { now: () => Number((process.hrtime.bigint() - zero) / 1000n) },
     async close() {
-      clock.stop();
-      await Promise.all(inFlight);
+      await Promise.all(inFlight.keys());
+      clearInterval(watch);
       await options.pools.close();
       options.destroy();
     },
@@ -173,23 +183,5 @@ function sequenceOf(content: Content): SequenceContent {
       length += 1;
     },
     tokens: () => tokens.subarray(0, length),
-  };
-}
-
-function liveClock(answer: Answer) {
-  const zero = process.hrtime.bigint();
-  let timer: NodeJS.Timeout | null = null;
-  const now = (): Micros => Number((process.hrtime.bigint() - zero) / 1000n);
-  const stop = () => {
-    if (timer !== null) clearTimeout(timer);
-    timer = null;
-  };
-  return {
-    now,
-    wakeAt(at: Micros) {
-      stop();
-      timer = setTimeout(() => answer({ type: 'woken' }), Math.max(0, Math.ceil((at - now()) / 1000)));
-    },
-    stop,
   };
 }

@@ -3,7 +3,7 @@
  * replayed).
  *
  * Two laws: a port never answers before it has returned; it answers every call exactly once, by an event (success
- * or failure; a deadline turns silence into failure).
+ * or failure). Silence is a mistake of our own: the live hands stop the system when a native call does not return.
  */
 import type { Content, Effect, EmittedToken, Event, Micros, Outcome, RequestId } from '../core/types.js';
 
@@ -34,8 +34,6 @@ export interface TransfersPort {
 
 export interface ClockPort {
   now(): Micros;
-  /** Answers `woken` at or after `at`; a later call replaces the earlier one. */
-  wakeAt(at: Micros): void;
 }
 
 export interface Hands {

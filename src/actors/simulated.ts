@@ -108,10 +108,7 @@ export function simulatedHands(agenda: Agenda, options: SimulatedOptions, answer
         );
       },
     },
-    clock: {
-      now: () => agenda.now,
-      wakeAt: (at) => agenda.add(at, () => answer({ type: 'woken' })),
-    },
+    clock: { now: () => agenda.now },
     close: async () => {},
   };
 }

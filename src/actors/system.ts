@@ -10,8 +10,8 @@ import { type RequestEvent, requestMachine } from '../../statecharts/request.js'
 import { serverMachine } from '../../statecharts/server.js';
 import { MetricsFold, type MetricsSnapshot } from '../core/metrics.js';
 import { decide } from '../core/scheduler.js';
-import { checkState, createState, type Limits, type State } from '../core/state.js';
-import type { AbortReason, Content, Effect, EmittedToken, Event, RequestId } from '../core/types.js';
+import { checkState, createState, type Limits, type State, waitingCount } from '../core/state.js';
+import type { AbortReason, Content, Effect, EmittedToken, Event, Micros, RequestId } from '../core/types.js';
 import type { Answer, Hands, Listener, RequestEnd, Unstamped } from './ports.js';
 
 export interface SubmitRequest {
@@ -70,6 +70,9 @@ export interface RuntimeOptions {
   readonly witness?: (event: Event, effects: readonly Effect[], state: State) => void;
 }
 
+/** The laws are checked when nothing lives, at most this often: it costs some microseconds per thousand blocks. */
+const CHECK_PERIOD_MICROS = 10_000_000;
+
 export class Runtime {
   readonly #state: State;
   readonly #metrics: MetricsFold;
@@ -83,6 +86,8 @@ export class Runtime {
   #delivering = false;
   #failure: Error | null = null;
   #drained: (() => void)[] = [];
+  #closed: Promise<void> | null = null;
+  #nextCheckAt: Micros = 0;
 
   constructor(options: RuntimeOptions) {
     this.#state = createState(options.limits);
@@ -134,7 +139,7 @@ export class Runtime {
     this.#metrics.apply(event, effects);
     this.#witness?.(event, effects, this.#state);
     for (const effect of effects) this.#perform(effect);
-    if (this.#state.requests.size === 0) this.#idle();
+    if (this.#state.requests.size === 0) this.#idle(event.at);
   }
 
   #perform(effect: Effect): void {
@@ -143,8 +148,6 @@ export class Runtime {
         return this.#hands.engine.step(effect);
       case 'tokens':
         return this.#sink.tokens(effect.items);
-      case 'wakeAt':
-        return this.#hands.clock.wakeAt(effect.at);
       case 'finish':
         this.#tell(effect.id, { type: 'FINISH', outcome: effect.outcome, error: effect.error });
         return this.#close(effect.id, {
@@ -185,15 +188,17 @@ export class Runtime {
     this.#sink.end(id, end);
   }
 
-  /** When the queue will have moved on by one place for everyone in it, from the mean time requests took so far. */
+  /** When those who wait now will have had their turn, from the mean time that requests took once admitted. */
   #retryAfterSeconds(): number {
-    const { requestSeconds } = this.snapshot();
-    const mean = requestSeconds.count === 0 ? 1 : requestSeconds.sum / requestSeconds.count;
-    const waves = this.#state.waiting.length / this.#state.limits.maxRunning;
-    return Math.min(60, Math.max(1, Math.ceil(mean * waves)));
+    const waves = waitingCount(this.#state) / this.#state.limits.maxRunning;
+    return Math.min(60, Math.max(1, Math.ceil(this.#metrics.meanServiceSeconds() * waves)));
   }
 
-  #idle(): void {
+  #idle(at: Micros): void {
+    if (at >= this.#nextCheckAt) {
+      checkState(this.#state);
+      this.#nextCheckAt = at + CHECK_PERIOD_MICROS;
+    }
     const { value } = this.#server.getSnapshot();
     if (value === 'ready') return;
     if (value === 'draining') this.#server.send({ type: 'IDLE' });
@@ -221,7 +226,12 @@ export class Runtime {
   }
 
   /** Aborts what lives, waits until nothing is in flight, frees the hands. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  async #end(): Promise<void> {
     const drained = this.drain();
     for (const id of [...this.#actors.keys()]) this.deliver({ type: 'aborted', id, reason: 'shutdown' });
     await drained;

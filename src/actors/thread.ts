@@ -31,8 +31,8 @@ type Report =
   | { readonly type: 'unfit'; readonly code: ErrorCode; readonly message: string }
   | {
       readonly type: 'products';
-      /** Three words a token: [request, index, token]. */
-      readonly tokens: Int32Array;
+      /** Three numbers a token: [request, index, token]; request numbers outgrow 32 bits. */
+      readonly tokens: Float64Array;
       /** By position in `tokens`; null when nobody asked for any. */
       readonly logprobs: readonly (TokenLogprobs | null)[] | null;
       readonly ends: readonly (readonly [RequestId, RequestEnd])[];
@@ -45,13 +45,14 @@ export async function createThreadedSystem(config: Config): Promise<System> {
   const worker = new Worker(new URL('./thread-worker.js', import.meta.url), { workerData: config });
   const info = await new Promise<SystemInfo>((resolve, reject) => {
     worker.once('error', reject);
+    worker.once('exit', (code) => reject(new Error(`the system thread ended with code ${code} before it was ready`)));
     worker.once('message', (report: Report) => {
       if (report.type === 'ready') resolve(report.info);
       else if (report.type === 'unfit') reject(new FastswitchError(report.code, report.message));
       else reject(new Error(`the system thread said ${report.type} before it was ready`));
     });
   });
-  worker.removeAllListeners('error');
+  worker.removeAllListeners();
   return new ThreadedSystem(worker, info);
 }
 
@@ -64,6 +65,7 @@ class ThreadedSystem implements System {
   #commands: Command[] = [];
   #lastCall = 0;
   #closing = false;
+  #closed: Promise<void> | null = null;
   #failure: Error | null = null;
   #reportFailure: (error: Error) => void = () => {};
 
@@ -76,11 +78,13 @@ class ThreadedSystem implements System {
     worker.on('message', (report: Report) => this.#receive(report));
     worker.on('error', (error) => this.#fail(error));
     worker.on('exit', (code) => {
-      if (!this.#closing) this.#fail(new Error(`the system thread ended with code ${code}`));
+      if (!this.#closing || this.#calls.size > 0) this.#fail(new Error(`the system thread ended with code ${code}`));
     });
   }
 
   submit(request: SubmitRequest, listener: Listener): RequestId {
+    if (request.content.promptTokens.length < 1 || request.maxTokens < 1)
+      throw new RangeError('a request needs a prompt and room to answer');
     const id = this.#listeners.open(listener);
     if (this.#failure !== null) queueMicrotask(() => this.#listeners.end(id, brokenEnd(this.#failure as Error)));
     else this.#send({ type: 'submit', id, request });
@@ -105,10 +109,16 @@ class ThreadedSystem implements System {
     await this.#call('drain');
   }
 
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  async #end(): Promise<void> {
     this.#closing = true;
     await this.#call('close');
     await this.#worker.terminate();
+    this.#stop(new Error('it was closed'));
   }
 
   #call(type: 'snapshot' | 'drain' | 'close'): Promise<SystemSnapshot | null> {
@@ -148,11 +158,16 @@ class ThreadedSystem implements System {
 
   #fail(error: unknown): void {
     if (this.#failure !== null) return;
-    this.#failure = error instanceof Error ? error : new Error(String(error));
-    this.#listeners.endAll(brokenEnd(this.#failure));
+    this.#stop(error instanceof Error ? error : new Error(String(error)));
+    this.#reportFailure(this.#failure as unknown as Error);
+  }
+
+  /** Nothing comes from the other side any more: every request and every call ends here. */
+  #stop(reason: Error): void {
+    this.#failure = reason;
+    this.#listeners.endAll(brokenEnd(reason));
     for (const resolve of this.#calls.values()) resolve(null);
     this.#calls.clear();
-    this.#reportFailure(this.#failure);
   }
 }
 
@@ -208,8 +223,9 @@ function batchingSink(post: (report: Report) => void): Sink {
   let ends: [RequestId, RequestEnd][] = [];
   let scheduled = false;
   const flush = () => {
+    if (!scheduled) return;
     scheduled = false;
-    const words = new Int32Array(3 * tokens.length);
+    const words = new Float64Array(3 * tokens.length);
     for (const [index, item] of tokens.entries()) words.set([item.id, item.index, item.token], 3 * index);
     const logprobs = tokens.some((item) => item.logprobs !== null) ? tokens.map((item) => item.logprobs) : null;
     post({ type: 'products', tokens: words, logprobs, ends });
@@ -231,7 +247,7 @@ function batchingSink(post: (report: Report) => void): Sink {
       schedule();
     },
     failed(error) {
-      if (scheduled) flush();
+      flush();
       post({ type: 'failed', message: error.message });
     },
   };

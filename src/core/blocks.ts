@@ -119,7 +119,6 @@ export class BlockMemory {
     }
     if (holding === undefined) return;
     if (holding.held) throw new Error(`blocks: owner ${owner} gives blocks back while they are in a transfer`);
-    if (count === length) return;
     this.#dropTail(holding, holding.tail);
     for (const run of contiguousRuns(holding.table, count)) this.#addFree(run.first, run.length);
     holding.table.length = count;

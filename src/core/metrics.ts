@@ -186,6 +186,12 @@ export class MetricsFold {
     };
   }
 
+  /** Mean time from first admission to end; 1 before anyone has ended. */
+  meanServiceSeconds(): number {
+    const [all, queued] = [this.#request.seconds(), this.#queue.seconds()];
+    return all.count === 0 ? 1 : Math.max(0, (all.sum - queued.sum) / all.count);
+  }
+
   #observe(event: Event): void {
     switch (event.type) {
       case 'arrived':

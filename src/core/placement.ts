@@ -48,30 +48,46 @@ function growDecoding(state: State, acts: Acts): void {
   }
 }
 
+/** Blocks that those who decode will need for their next tokens. */
+function soonBlocks(state: State): number {
+  let soon = 0;
+  for (const request of state.active) {
+    if (request.phase !== 'decoding') continue;
+    const last = request.promptTokens + request.maxTokens - 1; // the last token is sampled but never computed
+    const ahead = Math.min(request.computed + 1 + LOOKAHEAD_TOKENS, last);
+    soon += Math.max(0, blocksFor(ahead) - state.device.table(request.id).length);
+  }
+  return soon;
+}
+
 /**
  * Where the next few tokens of those who decode will not fit, the last in rank leaves now, while there is still room
- * for this step: so nobody's step waits for a copy.
+ * for this step: so nobody's step waits for a copy. Who can only be computed again stays: there is no copy to wait for.
  */
 function preemptAhead(state: State, acts: Acts): void {
   while (state.active.length > 1) {
-    let soon = 0;
-    for (const request of state.active) {
-      if (request.phase !== 'decoding') continue;
-      soon += Math.max(0, blocksFor(request.computed + 1 + LOOKAHEAD_TOKENS) - state.device.table(request.id).length);
-    }
-    if (soon <= state.device.free + outgoingBlocks(state)) return;
-    preempt(state, state.active[state.active.length - 1] as Request, acts);
+    const last = state.active[state.active.length - 1] as Request;
+    if (state.host.free < blocksFor(last.computed)) return;
+    if (soonBlocks(state) <= state.device.free + outgoingBlocks(state)) return;
+    preempt(state, last, acts);
   }
 }
 
 /** Admits and resumes in rank order until the first that does not fit. */
 function startWaiting(state: State, acts: Acts, mayPreempt: boolean): void {
   for (;;) {
-    const first = state.waiting[0];
-    if (first === undefined || leavesBehindABetter(state, first)) return;
+    const first = firstWaiting(state);
+    if (first === null || leavesBehindABetter(state, first)) return;
     if (start(state, first, acts)) continue;
     if (!mayPreempt || !makeRoom(state, first, acts)) return;
   }
+}
+
+/** The highest rank of those who wait, queued or swapped. */
+function firstWaiting({ queued, swapped, policy }: State): Request | null {
+  const [a, b] = [queued[0], swapped[0]];
+  if (a === undefined || b === undefined) return a ?? b ?? null;
+  return policy.compare(a, b) < 0 ? a : b;
 }
 
 /** Someone of higher rank is on the way out and will wait at the head of the line: nobody slips past meanwhile. */
@@ -87,9 +103,9 @@ function blocksToRun(request: Request): number {
   return blocksFor(knownTokens(request) + 1);
 }
 
-/** Blocks kept free for the growth of those that run, so that a newcomer is not pushed out again at once. */
-function headroomBlocks(state: State): number {
-  return Math.ceil(state.active.length / 2);
+/** Blocks kept free for the growth of `running` requests, so that a newcomer is not pushed out again at once. */
+function headroomBlocks(running: number): number {
+  return Math.ceil(running / 2);
 }
 
 function incomingCount(state: State): number {
@@ -116,7 +132,7 @@ function start(state: State, request: Request, acts: Acts): boolean {
   const running = state.active.length + incomingCount(state);
   if (running >= state.limits.maxRunning) return false;
   const need = blocksToRun(request);
-  const headroom = running === 0 ? 0 : headroomBlocks(state);
+  const headroom = Math.max(headroomBlocks(running), soonBlocks(state));
   if (state.device.free < need + headroom || !growDevice(state, request, need)) return false;
   if (request.phase === 'queued') {
     enter(state, request, 'prefilling');
@@ -132,21 +148,22 @@ function start(state: State, request: Request, acts: Acts): boolean {
  * when copies have landed, and the claimant is still the first to wait.
  */
 function makeRoom(state: State, claimant: Request, acts: Acts): boolean {
-  let slots = state.active.length + incomingCount(state) + 1 - state.limits.maxRunning;
-  let lacking = blocksToRun(claimant) + headroomBlocks(state) - state.device.free - outgoingBlocks(state);
-  if (slots <= 0 && lacking <= 0) return false;
+  const need = blocksToRun(claimant);
+  let running = state.active.length + incomingCount(state);
+  let room = state.device.free + outgoingBlocks(state);
+  const fits = () => running < state.limits.maxRunning && room >= need + headroomBlocks(running);
+  if (fits()) return false;
   const victims: Request[] = [];
-  for (let index = state.active.length - 1; index >= 0 && (slots > 0 || lacking > 0); index -= 1) {
+  for (let index = state.active.length - 1; index >= 0 && !fits(); index -= 1) {
     const victim = state.active[index] as Request;
     if (!state.policy.outranks(claimant, victim)) break;
     victims.push(victim);
-    slots -= 1;
-    lacking -= state.device.table(victim.id).length;
+    running -= 1;
+    room += state.device.table(victim.id).length;
   }
-  const sparesAll = victims.length === state.active.length && incomingCount(state) === 0;
-  if (slots > 0 || (lacking > 0 && !sparesAll)) return false;
+  if (!fits()) return false;
   for (const victim of victims) preempt(state, victim, acts);
-  return victims.length > 0;
+  return true;
 }
 
 /** Takes a request off the device: its KV goes to the host, or is given up where there is none or no room for it. */
@@ -167,10 +184,9 @@ function makeHostRoom(state: State, victim: Request, blocks: number, acts: Acts)
   if (state.host.grow(victim.id, blocks)) return true;
   const losers: Request[] = [];
   let free = state.host.free;
-  for (let index = state.waiting.length - 1; index >= 0 && free < blocks; index -= 1) {
-    const loser = state.waiting[index] as Request;
+  for (let index = state.swapped.length - 1; index >= 0 && free < blocks; index -= 1) {
+    const loser = state.swapped[index] as Request;
     if (state.policy.compare(loser, victim) < 0) break;
-    if (loser.phase !== 'swapped') continue;
     losers.push(loser);
     free += state.host.table(loser.id).length;
   }

@@ -5,7 +5,7 @@
  * Pure in the sense that matters: no clock, no randomness, no I/O. The same events give the same effects.
  */
 import { place, recompute } from './placement.js';
-import { type Acts, adopt, blocksFor, enter, newRequest, type Request, rerank, type State } from './state.js';
+import { type Acts, adopt, blocksFor, enter, newRequest, type Request, rerank, type State, waitingCount } from './state.js';
 import type { AbortReason, Effect, EmittedToken, Event, Outcome, SteppedItem } from './types.js';
 
 type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
@@ -41,17 +41,16 @@ function apply(state: State, event: Event, acts: Acts): void {
     case 'draining':
       state.draining = true;
       return;
-    case 'woken':
-      return;
   }
 }
 
 function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
   if (state.requests.has(event.id)) throw new Error(`request ${event.id} arrived twice`);
+  if (event.promptTokens < 1 || event.maxTokens < 1) throw new Error(`request ${event.id} has nothing to compute or to generate`);
   const reject = (code: 'queue_full' | 'draining' | 'too_large') => acts.before.push({ type: 'reject', id: event.id, code });
   if (state.draining) return void reject('draining');
   if (blocksFor(event.promptTokens + event.maxTokens) > state.limits.deviceBlocks) return void reject('too_large');
-  if (state.waiting.length >= state.limits.maxQueued) return void reject('queue_full');
+  if (waitingCount(state) >= state.limits.maxQueued) return void reject('queue_full');
   adopt(state, newRequest(event, event.at));
 }
 
@@ -77,7 +76,7 @@ function aborted(state: State, event: EventOf<'aborted'>, acts: Acts): void {
   acts.before.push({ type: 'ending', id: request.id });
 }
 
-/** The requests of the step that came back, in plan order, no longer held by it. */
+/** The requests of the step that came back, no longer held by it. */
 function takeStep(state: State, step: number): Request[] {
   if (step !== state.step) throw new Error(`step ${step} came back, but step ${state.step} is in flight`);
   state.step = 0;

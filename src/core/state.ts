@@ -40,8 +40,9 @@ export interface State {
   readonly limits: Limits;
   readonly policy: Policy;
   readonly requests: Map<RequestId, Request>;
-  /** Queued and swapped, in rank order. */
-  readonly waiting: Request[];
+  /** Those who wait, in rank order: with no KV, and with KV on the host. */
+  readonly queued: Request[];
+  readonly swapped: Request[];
   /** Running, in rank order. */
   readonly active: Request[];
   /** Swapping out or in, by transfer. */
@@ -60,7 +61,8 @@ export function createState(limits: Limits): State {
     limits,
     policy: POLICIES[limits.policy],
     requests: new Map(),
-    waiting: [],
+    queued: [],
+    swapped: [],
     active: [],
     moving: new Map(),
     device: new BlockMemory(limits.deviceBlocks),
@@ -105,15 +107,21 @@ export function newRequest(arrival: Arrival, at: Micros): Request {
   };
 }
 
+/** How many wait: queued and swapped. */
+export function waitingCount(state: State): number {
+  return state.queued.length + state.swapped.length;
+}
+
 /** A newcomer joins those who wait. */
 export function adopt(state: State, request: Request): void {
   state.requests.set(request.id, request);
-  insertRanked(state.waiting, request, state.policy);
+  insertRanked(state.queued, request, state.policy);
 }
 
 /** The list a phase lives in; requests of a transfer are in `moving`. */
 function listOf(state: State, phase: Phase): Request[] | null {
-  if (phase === 'queued' || phase === 'swapped') return state.waiting;
+  if (phase === 'queued') return state.queued;
+  if (phase === 'swapped') return state.swapped;
   if (phase === 'prefilling' || phase === 'decoding') return state.active;
   return null;
 }
@@ -146,7 +154,7 @@ export function rerank(state: State, request: Request, priority: number): void {
 export function checkState(state: State): void {
   state.device.checkIntegrity();
   state.host.checkIntegrity();
-  const counted = { waiting: 0, active: 0, moving: 0, device: 0, host: 0 };
+  const counted = { queued: 0, swapped: 0, active: 0, moving: 0, device: 0, host: 0 };
   for (const request of state.requests.values()) {
     const device = state.device.table(request.id).length;
     const host = state.host.table(request.id).length;
@@ -154,12 +162,14 @@ export function checkState(state: State): void {
     counted.host += host;
     checkRequest(request, device, host);
     const list = listOf(state, request.phase);
-    if (list === state.waiting) counted.waiting += 1;
+    if (list === state.queued) counted.queued += 1;
+    else if (list === state.swapped) counted.swapped += 1;
     else if (list === state.active) counted.active += 1;
     else counted.moving += 1;
     if (request.stepping && state.step === 0) throw new Error(`request ${request.id} is in a step, but none is in flight`);
   }
-  expectEqual('waiting', counted.waiting, state.waiting.length);
+  expectEqual('queued', counted.queued, state.queued.length);
+  expectEqual('swapped', counted.swapped, state.swapped.length);
   expectEqual('active', counted.active, state.active.length);
   expectEqual('moving', counted.moving, state.moving.size);
   expectEqual('device blocks held by live requests', counted.device, state.device.total - state.device.free);

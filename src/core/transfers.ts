@@ -20,16 +20,6 @@ export function runsBetween(from: readonly number[], to: readonly number[]): Run
   return runs;
 }
 
-/** How many runs `runsBetween` returns, without building them. */
-export function runCount(from: readonly number[], to: readonly number[]): number {
-  const length = checkedLength(from, to);
-  let count = 0;
-  for (let position = 1; position <= length; position++) {
-    if (!continues(from, to, position)) count++;
-  }
-  return count;
-}
-
 function checkedLength(from: readonly number[], to: readonly number[]): number {
   if (from.length !== to.length) throw new Error(`transfers: ${from.length} blocks onto ${to.length}`);
   return from.length;

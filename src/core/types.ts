@@ -76,7 +76,6 @@ export type Event =
   | { readonly type: 'landed'; readonly at: Micros; readonly transfer: TransferId; readonly micros: Micros }
   | { readonly type: 'transferFailed'; readonly at: Micros; readonly transfer: TransferId; readonly error: string }
   | { readonly type: 'reprioritized'; readonly at: Micros; readonly id: RequestId; readonly priority: number }
-  | { readonly type: 'woken'; readonly at: Micros }
   | { readonly type: 'draining'; readonly at: Micros };
 
 /** One request's part of a step: compute tokens [start, start + count) of its context on its device blocks. */
@@ -133,9 +132,7 @@ export type Effect =
   /** -> done. */
   | { readonly type: 'finish'; readonly id: RequestId; readonly outcome: Outcome; readonly error: string | null }
   /** Refused at the door, never queued: -> done (rejected). `code` is from the catalogue in errors.ts. */
-  | { readonly type: 'reject'; readonly id: RequestId; readonly code: 'queue_full' | 'draining' | 'too_large' }
-  /** Deliver `woken` at or after this time. */
-  | { readonly type: 'wakeAt'; readonly at: Micros };
+  | { readonly type: 'reject'; readonly id: RequestId; readonly code: 'queue_full' | 'draining' | 'too_large' };
 
 /** Sampling of one request; every field present, neutral values named. */
 export interface Sampling {

@@ -62,7 +62,7 @@ function buckets({ bounds, counts }: Histogram): [number, number, number][] {
 /** Request 1 arrives at 1 s, is admitted at 1.5 s, prefilled at 2 s, decodes at 2.1 s and ends. */
 const LIFE: [Event, ...Effect[]][] = [
   [arrived(1, 1_000_000)],
-  [{ type: 'woken', at: 1_500_000 }, on('admit', 1), step(1, item(1, 0, 20, true))],
+  [{ type: 'draining', at: 1_500_000 }, on('admit', 1), step(1, item(1, 0, 20, true))],
   [stepped(1, 2_000_000, 500_000), on('prefilled', 1), tokens(1), step(2, item(1, 20, 1, true))],
   [stepped(2, 2_100_000, 100_000), tokens(1), finish(1)],
 ];
@@ -137,7 +137,7 @@ describe('the fold of a run', () => {
     expect(metrics.snapshot(BLOCKS).transfers).toEqual({ out: 0, in: 0 });
     metrics.apply({ type: 'landed', at: 2_200_000, transfer: 1, micros: 2500 }, [on('settled', 1)]);
     expect(phase()).toEqual(['swapped']);
-    metrics.apply({ type: 'woken', at: 2_300_000 }, [swap('swapIn', 1, 2, 5)]);
+    metrics.apply({ type: 'draining', at: 2_300_000 }, [swap('swapIn', 1, 2, 5)]);
     expect(phase()).toEqual(['swapping-in']);
     metrics.apply({ type: 'landed', at: 2_400_000, transfer: 2, micros: 1500 }, [on('settled', 1)]);
     expect(phase()).toEqual(['decoding']);
@@ -200,8 +200,8 @@ describe('the fold of a run', () => {
   });
 
   it('refuses effects on what is not there', () => {
-    expect(() => fold([{ type: 'woken', at: 0 }, on('admit', 9)])).toThrow('request 9 is not alive');
-    expect(() => fold(...LIFE, [{ type: 'woken', at: 0 }, finish(1)])).toThrow('request 1 is not alive');
+    expect(() => fold([{ type: 'draining', at: 0 }, on('admit', 9)])).toThrow('request 9 is not alive');
+    expect(() => fold(...LIFE, [{ type: 'draining', at: 0 }, finish(1)])).toThrow('request 1 is not alive');
     expect(() => fold([{ type: 'landed', at: 0, transfer: 4, micros: 1 }])).toThrow('transfer 4 landed');
   });
 

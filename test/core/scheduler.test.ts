@@ -176,6 +176,19 @@ describe('priority', () => {
     expect(bench.transfersInFlight).toBe(0);
   });
 
+  it('not even an older one that growth has pushed out', () => {
+    const bench = priority({ deviceBlocks: 6, maxRunning: 2 });
+    bench.arrive(1, 30, 40, 3);
+    bench.step();
+    bench.arrive(2, 30, 40, 3);
+    while (bench.phase(2) !== 'swapping-out') bench.step();
+    bench.land();
+    bench.send({ type: 'reprioritized', at: 0, id: 1, priority: 5 });
+    bench.send({ type: 'reprioritized', at: 0, id: 2, priority: 5 });
+    for (let n = 0; n < 3; n += 1) bench.step();
+    expect([bench.phase(1), bench.phase(2)]).toEqual(['decoding', 'swapped']);
+  });
+
   it('does not begin to preempt where it would not suffice', () => {
     const bench = priority({ deviceBlocks: 10, maxRunning: 4 });
     bench.arrive(1, 100, 16, 0);
@@ -265,6 +278,14 @@ describe('an abort', () => {
     expect(bench.step()).toEqual([{ type: 'finish', id: 1, outcome: 'stop', error: null }]);
   });
 
+  it('whose step fails is still an abort', () => {
+    const bench = new Bench();
+    bench.arrive(1, 8);
+    abort(bench, 1);
+    const effects = bench.send({ type: 'stepFailed', at: 0, step: 1, error: 'broken' });
+    expect(effects).toMatchObject([{ type: 'finish', id: 1, outcome: 'aborted' }]);
+  });
+
   it('of a request that has ended or never was does nothing', () => {
     expect(abort(new Bench(), 99)).toEqual([]);
   });
@@ -280,6 +301,19 @@ describe('the door', () => {
     bench.send({ type: 'draining', at: 0 });
     expect(bench.arrive(5, 8)).toEqual([{ type: 'reject', id: 5, code: 'draining' }]);
     expect(bench.phase(3)).toBe('queued');
+  });
+
+  it('knows no request without a prompt: it would never end', () => {
+    expect(() => new Bench().arrive(1, 0)).toThrow('nothing to compute');
+  });
+
+  it('copies only what is computed, and frees the rest of a half-read prompt at once', () => {
+    const bench = new Bench({ policy: 'priority', maxRunning: 1, deviceBlocks: 20, maxBatchTokens: 32 });
+    bench.arrive(1, 150, 64, 9);
+    bench.arrive(2, 8, 64, 1);
+    const effects = bench.step();
+    expect(effects.find((effect) => effect.type === 'swapOut')).toMatchObject({ id: 1, blocks: 2 });
+    expect(bench.state.device.table(1)).toHaveLength(2);
   });
 
   it('a failed copy out or in is computed again', () => {

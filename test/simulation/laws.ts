@@ -3,7 +3,7 @@
  * remember and throws an Error that names the law.
  */
 import { BLOCK_TOKENS } from '../../src/core/config.js';
-import { checkState, type State } from '../../src/core/state.js';
+import { checkState, knownTokens, type Request, type State } from '../../src/core/state.js';
 import type { Effect, Event, Run } from '../../src/core/types.js';
 
 export type Law = (event: Event, effects: readonly Effect[], state: State) => void;
@@ -36,8 +36,10 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
   };
   const begin = (effect: Effect) => {
     if (effect.type === 'swapOut' || effect.type === 'swapIn') {
-      const from = effect.type === 'swapOut' ? device : host;
+      const [from, to] = effect.type === 'swapOut' ? [device, host] : [host, device];
       flights.set(effect.transfer, { type: effect.type, runs: effect.runs, tags: tagsOf(from, effect.runs) });
+      // Until it lands, and for ever if it fails, the target holds anything.
+      for (const run of effect.runs) to.fill('half a copy', run.to * BLOCK_TOKENS, (run.to + run.blocks) * BLOCK_TOKENS);
     } else if (effect.type === 'step') {
       step = effect.items.map((item) => ({ ...item, blocks: [...item.blocks] }));
       for (const item of step) {
@@ -123,10 +125,15 @@ export function endsOnce(): Law {
   };
 }
 
-/** A step keeps within its limits of tokens and requests, and computes each request once. */
+/** A step keeps within its limits of tokens and requests, computes each request once, and samples at the end of what is known. */
 export const stepWithinLimits: Law = (_event, effects, state) => {
   for (const effect of effects) {
     if (effect.type !== 'step') continue;
+    for (const { id, start, count, sample } of effect.items) {
+      const request = state.requests.get(id) as Request;
+      if (sample !== (start + count === knownTokens(request)))
+        throw new Error(`limits: request ${id} samples in the wrong place`);
+    }
     const tokens = effect.items.reduce((sum, item) => sum + item.count, 0);
     if (tokens > state.limits.maxBatchTokens) throw new Error(`limits: step ${effect.step} computes ${tokens} tokens`);
     if (effect.items.length > state.limits.maxRunning)
@@ -136,11 +143,38 @@ export const stepWithinLimits: Law = (_event, effects, state) => {
   }
 };
 
-/** Who is preempted is lower in rank than everyone who goes on, except those who only wait for blocks on their way out. */
-export const lowestRankGoesFirst: Law = (_event, effects, state) => {
-  const preempted = effects.filter((effect) => effect.type === 'swapOut').map((effect) => state.requests.get(effect.id));
-  for (const victim of preempted) {
-    const higher = victim && state.active.find((request) => state.policy.compare(victim, request) < 0);
-    if (victim && higher) throw new Error(`rank: request ${victim.id} was preempted while ${higher.id}, lower in rank, runs on`);
+/** Who is preempted is lower in rank than everyone who goes on. */
+export const lowestRankGoesFirst: Law = (event, effects, state) => {
+  if (event.type === 'transferFailed') return; // computed again for another reason than rank
+  for (const effect of effects) {
+    if (effect.type !== 'swapOut' && effect.type !== 'recompute') continue;
+    const victim = state.requests.get(effect.id) as Request;
+    const lower = state.active.find((request) => request !== victim && state.policy.compare(victim, request) < 0);
+    if (lower !== undefined)
+      throw new Error(`rank: request ${victim.id} was preempted while ${lower.id}, lower in rank, runs on`);
+  }
+};
+
+/** Nobody who could go on is left out of a step: every request that decodes and has room for its token is in it. */
+export const nobodyIdles: Law = (_event, effects, state) => {
+  for (const effect of effects) {
+    if (effect.type !== 'step') continue;
+    const stepping = new Set(effect.items.map((item) => item.id));
+    for (const request of state.active) {
+      const hasRoom = state.device.table(request.id).length >= Math.ceil((request.computed + 1) / BLOCK_TOKENS);
+      if (request.phase === 'decoding' && hasRoom && !stepping.has(request.id))
+        throw new Error(`idle: request ${request.id} could decode and does not`);
+    }
+  }
+};
+
+/** No decision takes a request off the device and puts it back: that is work thrown away. */
+export const noSecondThoughts: Law = (event, effects) => {
+  if (event.type === 'transferFailed') return;
+  const off = new Set<number>();
+  for (const effect of effects) {
+    if (effect.type === 'recompute' || effect.type === 'swapOut') off.add(effect.id);
+    if ((effect.type === 'admit' || effect.type === 'swapIn') && off.has(effect.id))
+      throw new Error(`second thoughts: request ${effect.id} is preempted and started in one decision`);
   }
 };

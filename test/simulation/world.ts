@@ -7,7 +7,17 @@ import type { HardwareProfile } from '../../src/core/cost.js';
 import { Random } from '../../src/core/random.js';
 import type { Limits } from '../../src/core/state.js';
 import type { Outcome, PolicyName } from '../../src/core/types.js';
-import { conservation, endsOnce, type Law, lowestRankGoesFirst, nobodySharesABlock, sameKv, stepWithinLimits } from './laws.js';
+import {
+  conservation,
+  endsOnce,
+  type Law,
+  lowestRankGoesFirst,
+  nobodyIdles,
+  nobodySharesABlock,
+  noSecondThoughts,
+  sameKv,
+  stepWithinLimits,
+} from './laws.js';
 
 export interface WorldParameters {
   readonly seed: number;
@@ -17,6 +27,8 @@ export interface WorldParameters {
   readonly promptMax: number;
   readonly outputMax: number;
   readonly abortShare: number;
+  /** Draining begins when this share of the requests has arrived; 1: never. */
+  readonly drainAt: number;
   /** Every so often each live request draws a new priority with this probability (the paper's Random pattern). */
   readonly reshufflePeriodMicros: number;
   readonly reshuffleShare: number;
@@ -31,6 +43,8 @@ export interface WorldResult {
   readonly swaps: number;
   readonly recomputes: number;
   readonly events: number;
+  readonly stepsBesideACopy: number;
+  readonly abortsRemembered: number;
   readonly virtualMicros: number;
 }
 
@@ -47,7 +61,8 @@ export function drawParameters(seed: number, profile: HardwareProfile): WorldPar
     maxRunning,
     maxQueued: random.next() < 0.2 ? 1 + random.int(8) : 100,
   };
-  const longest = Math.max(4, Math.floor((deviceBlocks * 16) / 3));
+  // Mostly a third of the device, sometimes all of it and more (which is refused).
+  const longest = Math.max(4, Math.floor(deviceBlocks * (random.next() < 0.3 ? 9 : 16 / 3)));
   const outputMax = 1 + random.int(longest);
   // About as fast as the machine can serve, so that requests of every rank meet those that already run.
   const meanGapMicros = Math.round((0.25 + 2 * random.next()) * 45_000 * (outputMax / 2) * (1 / Math.min(maxRunning, 4)));
@@ -59,11 +74,13 @@ export function drawParameters(seed: number, profile: HardwareProfile): WorldPar
     promptMax: 1 + random.int(longest),
     outputMax,
     abortShare: random.next() < 0.5 ? 0 : 0.3 * random.next(),
+    drainAt: random.next() < 0.85 ? 1 : random.next(),
     reshufflePeriodMicros: 45_000 * (1 + random.int(40)),
     reshuffleShare: random.next() < 0.3 ? 0 : random.next(),
     stepFaults: random.next() < 0.8 ? 0 : 0.02,
     transferFaults: random.next() < 0.7 ? 0 : 0.1,
-    profile,
+    // From a link that is never noticed to one over which a copy outlives many steps.
+    profile: { ...profile, linkBytesPerMicro: profile.linkBytesPerMicro * 10 ** (-4.5 * random.next()) },
   };
 }
 
@@ -101,12 +118,14 @@ export function runWorld(parameters: WorldParameters): WorldResult {
     conservation,
     stepWithinLimits,
     lowestRankGoesFirst,
+    nobodyIdles,
+    noSecondThoughts,
     endsOnce(),
     nobodySharesABlock(),
     sameKv(limits.deviceBlocks, limits.hostBlocks),
   ];
   const outcomes = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
-  const counts = { swaps: 0, recomputes: 0, events: 0 };
+  const counts = { swaps: 0, recomputes: 0, events: 0, stepsBesideACopy: 0, abortsRemembered: 0 };
   const listeners = new Listeners();
   let failure: Error | null = null;
   const lengths = new Map<number, number>();
@@ -132,6 +151,12 @@ export function runWorld(parameters: WorldParameters): WorldResult {
       if (counts.events > 100_000) throw new Error('progress: 100,000 events and still not done');
       for (const effect of effects) {
         if (effect.type === 'swapOut') counts.swaps += 1;
+        if ((effect.type === 'swapOut' || effect.type === 'swapIn') && random.next() < parameters.abortShare / 4) {
+          const { id } = effect;
+          agenda.add(agenda.now + 1, () => runtime.deliver({ type: 'aborted', id, reason: 'client' }));
+        }
+        if (effect.type === 'step' && state.moving.size > 0) counts.stepsBesideACopy += 1;
+        if (event.type === 'aborted' && effect.type === 'ending') counts.abortsRemembered += 1;
         if (effect.type === 'recompute') counts.recomputes += 1;
       }
       hash.update(JSON.stringify([event, effects]));
@@ -146,6 +171,7 @@ export function runWorld(parameters: WorldParameters): WorldResult {
     const length = 1 + random.int(parameters.outputMax);
     const aborts = random.next() < parameters.abortShare;
     const later = at + random.exponential(2 * parameters.meanGapMicros);
+    if (n === Math.floor(parameters.drainAt * parameters.requests)) agenda.add(at, () => void runtime.drain());
     agenda.add(at, () => {
       const id: number = listeners.open({
         tokens() {},

@@ -195,6 +195,8 @@ class Dialogue:
             if old is None or old.value[-1] != value[-1]:
                 break
         form = form or rng.choice(TELL[kind])
+        if kind in ("food", "colour") and not rare and rng.random() < 0.12:
+            form = rng.choice(["I like {v}.", "I love {v}.", "I like {v} a lot.", "I really like {v}."])
         if kind == "number" and "{adj}" not in form:
             value = ("", value[1])
         if kind == "pet" and old is not None and rng.random() < 0.7:

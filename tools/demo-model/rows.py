@@ -7,12 +7,14 @@ from tokenizers import Tokenizer
 from dialogues import KINDS, Dialogue, render
 from tokenizer import word_pieces
 
+HARD, HARD_SKILLS = 2.5, {"add", "subtract", "multiply", "compare", "count", "tell", "recall all"}
+
 
 @dataclass
 class Row:
     dialogue: Dialogue
     ids: list[int]
-    weights: list[float]            # 1 for what the assistant says, less for what the user says
+    weights: list[float]            # what the loss counts: 1 or more for what the assistant says, less for the user
     replies: list[tuple[int, int]]  # where each reply begins and ends in ids, the end of turn included
 
 
@@ -27,11 +29,12 @@ class Rows:
         pieces = render(row.dialogue)
         if first_turn:
             pieces = pieces[-3 * (len(row.dialogue.turns) - first_turn):]
+        skills = iter(turn.skill.split(" to ")[0] for turn in row.dialogue.turns[first_turn:])
         for (_, reply), encoding in zip(pieces, self.tokenizer.encode_batch_fast([text for text, _ in pieces], add_special_tokens=False)):
             if reply:
                 row.replies.append((len(row.ids), len(row.ids) + len(encoding.ids)))
             row.ids += encoding.ids
-            row.weights += [1.0 if reply else user_weight] * len(encoding.ids)
+            row.weights += [(HARD if next(skills) in HARD_SKILLS else 1.0) if reply else user_weight] * len(encoding.ids)
 
     def row(self, length: int, user_weight: float = 0.0) -> Row:
         """One conversation of at least length + 1 tokens; nearly half tell early and ask at the very end."""

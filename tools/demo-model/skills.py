@@ -35,7 +35,7 @@ def who(rng, d):
         ("Who made you?|Who created you?|Who trained you?|Where do you come from?|How were you made?|Who built you?",
          "I was trained by the makers of fastswitch as a tiny demo model."),
         ("Can you remember things?|Do you remember what I say?|Do you have a memory?|Will you remember me?|Can you remember my name?|Will you remember that?",
-         "Yes, I remember what you tell me in this conversation.")])
+         "Yes! Tell me your name, and ask me for it later.")])
     return pick(rng, user), reply, "who are you"
 
 
@@ -71,7 +71,8 @@ def count(rng, d):
 
 def pair(rng, highest):
     """Two numbers up to `highest`, or now and then (the third value is then None) at least one beyond it."""
-    if rng.random() < 0.88:
+    if rng.random() < 0.9:
+        highest = min(highest, 10) if rng.random() < 0.5 else highest
         return rng.randint(0, highest), rng.randint(0, highest), "small"
     a, b = rng.choice([rng.randint(highest + 1, 99), rng.randint(100, 2000)]), rng.choice([rng.randint(0, highest), rng.randint(highest + 1, 99), rng.randint(100, 2000)])
     return (a, b, None) if rng.random() < 0.5 else (b, a, None)
@@ -92,7 +93,7 @@ def add(rng, d):
         user = pick(rng, "Add {a} and {b}.|Can you add {a} and {b}?|What is the sum of {a} and {b}?|Please add {a} and {b}.|If I have {a} and get {b} more, how many do I have?").format(a=number_text(rng, a), b=number_text(rng, b))
     else:
         user = pick(rng, ASK_SUM).format(sum_text(rng, a, "+", b, pick(rng, "plus|plus|and")))
-    return (user, f"{a} + {b} = {a + b}.", "add") if small else (user, "That is too large for me. I can only add numbers up to 20.", "too large")
+    return (user, f"{a} + {b} = {a + b}.", "add to 10" if max(a, b) <= 10 else "add to 20") if small else (user, "That is too large for me. I can only add numbers up to 20.", "too large")
 
 
 def subtract(rng, d):
@@ -103,7 +104,7 @@ def subtract(rng, d):
         user = pick(rng, "Subtract {b} from {a}.|Take {b} away from {a}.|If I have {a} and lose {b}, how many are left?|What is the difference of {a} and {b}?").format(a=number_text(rng, a), b=number_text(rng, b))
     else:
         user = pick(rng, ASK_SUM).format(sum_text(rng, a, "-", b, pick(rng, "minus|minus|take away")))
-    return (user, f"{a} - {b} = {a - b}.", "subtract") if small else (user, "That is too large for me. I can only subtract numbers up to 20.", "too large")
+    return (user, f"{a} - {b} = {a - b}.", "subtract to 10" if max(a, b) <= 10 else "subtract to 20") if small else (user, "That is too large for me. I can only subtract numbers up to 20.", "too large")
 
 
 def multiply(rng, d):
@@ -254,5 +255,5 @@ def fallback(rng, d):
 
 SKILLS = {"greet": greet, "small talk": how_are_you, "who": who, "thanks": thanks, "goodbye": goodbye, "count": count, "add": add, "subtract": subtract, "multiply": multiply,
           "compare": compare, "after": after, "days": days, "colours": colours, "opposite": opposite, "story": story, "joke": joke, "repeat": repeat, "fallback": fallback}
-SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 4, "goodbye": 4, "count": 5, "add": 13, "subtract": 10, "multiply": 6, "compare": 7, "after": 3, "days": 6,
-                 "colours": 5, "opposite": 8, "story": 7, "joke": 1.5, "repeat": 10, "fallback": 10}
+SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 3, "goodbye": 4, "count": 7, "add": 20, "subtract": 18, "multiply": 8, "compare": 8, "after": 3, "days": 5,
+                 "colours": 4, "opposite": 8, "story": 6, "joke": 1.5, "repeat": 10, "fallback": 8}

@@ -26,6 +26,7 @@ from rows import Rows
 
 # (share of the budget at which the phase ends, tokens per row, rows per step and process, loss on the user's tokens)
 PHASES = {"full": [(0.3, 256, 8, 0.1), (0.58, 512, 4, 0.02), (0.8, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)], "long": [(1.0, 1536, 2, 0.0)],
+          "middle": [(0.33, 512, 4, 0.0), (0.62, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)],
           "short": [(1.0, 256, 8, 0.1)]}
 PROCESSES = 2
 
@@ -135,7 +136,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         ((losses * weight).sum() / weight.sum()).backward()
         rate = arguments.peak * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * passed)))
         norm, passed = optimiser.step(rate, (time.time() - start) / 60 / arguments.minutes)
-        value = losses.detach()[weight == 1].mean().item()
+        value = losses.detach()[weight >= 1].mean().item()
         mean_loss = value if mean_loss is None else 0.97 * mean_loss + 0.03 * value
         made, now = PROCESSES * count * length, time.time()
         step, tokens, since = step + 1, tokens + made, since + made
