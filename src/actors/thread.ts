@@ -52,7 +52,7 @@ export async function createThreadedSystem(config: Config): Promise<System> {
       else reject(new Error(`the system thread said ${report.type} before it was ready`));
     });
   });
-  worker.removeAllListeners();
+  for (const name of ['error', 'exit'] as const) worker.removeAllListeners(name);
   return new ThreadedSystem(worker, info);
 }
 

@@ -85,11 +85,10 @@ export function eventsIn(body: string): string[] {
 
 export interface Wire {
   readonly socket: Socket;
-  received(): Buffer;
   /** What was received, as text, to look for something in it. */
   text(): string;
   closed(): boolean;
-  /** Waits for this many complete answers. */
+  /** Waits for this many complete answers; fails when the connection ends before. */
   answers(count: number): Promise<RawAnswer[]>;
 }
 
@@ -97,8 +96,13 @@ export interface Wire {
 export function wire(url: string, ...parts: (string | Buffer)[]): Wire {
   const socket = connect({ port: Number(new URL(url).port), host: '127.0.0.1', allowHalfOpen: true });
   const pieces: Buffer[] = [];
+  const decoder = new TextDecoder();
+  let text = '';
   let closed = false;
-  socket.on('data', (data) => pieces.push(data));
+  socket.on('data', (data) => {
+    pieces.push(data);
+    text += decoder.decode(data, { stream: true });
+  });
   // A reset is one of the ways in which a connection may end here.
   socket.on('error', () => {});
   socket.on('end', () => socket.end());
@@ -107,15 +111,21 @@ export function wire(url: string, ...parts: (string | Buffer)[]): Wire {
   });
   for (const part of parts) socket.write(part);
   onTestFinished(() => void socket.destroy());
-  const received = () => Buffer.concat(pieces);
+  let answers: RawAnswer[] = [];
+  let parsed = 0;
+  const complete = () => {
+    if (pieces.length > parsed) answers = answersIn(Buffer.concat(pieces));
+    parsed = pieces.length;
+    return answers;
+  };
   return {
     socket,
-    received,
-    text: () => received().toString('utf8'),
+    text: () => text,
     closed: () => closed,
     async answers(count) {
-      await until(`${count} answers`, () => answersIn(received()).length >= count);
-      return answersIn(received());
+      await until(`${count} answers`, () => complete().length >= count || closed);
+      if (complete().length < count) throw new Error(`${answers.length} answers of ${count}, then the connection ended:\n${text.slice(-1000)}`);
+      return answers;
     },
   };
 }

@@ -1,0 +1,90 @@
+/** The system on its own thread, with the real engine. Worker threads load compiled files, so this tests `dist`. */
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import type { RequestEnd } from '../../src/actors/ports.js';
+import type { System } from '../../src/actors/system.js';
+import type * as Thread from '../../src/actors/thread.js';
+import { type Config, DEFAULTS } from '../../src/core/config.js';
+import type { Content, EmittedToken } from '../../src/core/types.js';
+
+const { createThreadedSystem } = (await import(
+  new URL('../../dist/src/actors/thread.js', import.meta.url).href
+)) as typeof Thread;
+const CONFIG: Config = {
+  ...DEFAULTS,
+  model: fileURLToPath(new URL('../fixtures/models/llama3', import.meta.url)),
+  deviceKvBytes: 1 << 20,
+  hostKvBytes: 1 << 20,
+  threads: 1,
+};
+
+function content(seed: bigint): Content {
+  return {
+    promptTokens: Int32Array.of(1, 2, 3, 4, 5),
+    stopTokens: [],
+    sampling: {
+      temperature: 1,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      frequencyPenalty: 0,
+      presencePenalty: 0,
+      repetitionPenalty: 1,
+      seed,
+      topLogprobs: 2,
+      logitBias: [],
+    },
+  };
+}
+
+function generate(system: System, seed: bigint): Promise<{ items: EmittedToken[]; end: RequestEnd }> {
+  return new Promise((resolve) => {
+    const items: EmittedToken[] = [];
+    system.submit(
+      { content: content(seed), maxTokens: 6, priority: 0, tenant: '' },
+      { tokens: (more) => void items.push(...more), end: (end) => resolve({ items, end }) },
+    );
+  });
+}
+
+describe('the system on its own thread', () => {
+  it('gives the same tokens for a seed of 64 bits, with logprobs, in order', async () => {
+    const system = await createThreadedSystem(CONFIG);
+    const largest = 2n ** 64n - 1n;
+    const [first, again, other] = await Promise.all([generate(system, largest), generate(system, largest), generate(system, 1n)]);
+    await system.close();
+    expect(first.end.outcome).toBe('length');
+    expect(first.items.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(first.items.every(({ logprobs }) => logprobs !== null && logprobs.logprob <= 0 && logprobs.top.length === 2)).toBe(
+      true,
+    );
+    const tokens = ({ items }: typeof first) => items.map(({ token, logprobs }) => [token, logprobs]);
+    expect(tokens(again)).toEqual(tokens(first));
+    expect(tokens(other)).not.toEqual(tokens(first));
+  });
+
+  it('answers everything that is asked of it during and after its close', async () => {
+    const system = await createThreadedSystem(CONFIG);
+    const late = [generate(system, 1n), system.close(), system.close()] as const;
+    const [{ end }] = await Promise.all(late);
+    expect(end.outcome).toBe('aborted');
+    await expect(system.snapshot()).rejects.toThrow('restart the server');
+    expect((await generate(system, 2n)).end).toMatchObject({ outcome: 'failed' });
+    await system.drain();
+    await system.close();
+  });
+
+  it('refuses a request that has nothing to compute', async () => {
+    const system = await createThreadedSystem(CONFIG);
+    const empty = { ...content(0n), promptTokens: new Int32Array() };
+    const listener = { tokens() {}, end() {} };
+    expect(() => system.submit({ content: empty, maxTokens: 1, priority: 0, tenant: '' }, listener)).toThrow(RangeError);
+    await system.close();
+  });
+
+  it('does not start on a model or a memory that cannot be used, and says why', async () => {
+    await expect(createThreadedSystem({ ...CONFIG, model: '/nowhere' })).rejects.toMatchObject({ code: 'bad_model' });
+    const tiny = createThreadedSystem({ ...CONFIG, deviceKvBytes: 100 });
+    await expect(tiny).rejects.toMatchObject({ code: 'bad_config', message: expect.stringContaining('--device-kv') });
+  });
+});
