@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** argv and environment -> config -> system thread -> server; signals. Short on purpose: decisions live elsewhere. */
+import { totalmem } from 'node:os';
 import closeWithGrace from 'close-with-grace';
 import { createThreadedSystem } from './actors/thread.js';
 import type { Config } from './core/config.js';
@@ -42,6 +43,11 @@ async function run(config: Config): Promise<void> {
     `KV blocks of ${blockTokens} tokens, ${formatSize(blockBytes)}: ${deviceBlocks} on the device, ${hostBlocks} on the host; ` +
       `context ${contextTokensMax} tokens`,
   );
+  if (config.deviceKvBytes + config.hostKvBytes > totalmem()) {
+    print(
+      `warning: --device-kv and --host-kv are more than the ${formatSize(totalmem())} of this machine; it will fail when they fill`,
+    );
+  }
   const info = modelInfo(config, version(), model, tokenizer.eosToken);
   const server = createServer({ config, system, tokenizer, model: info, version: version() });
   // Running answers have their grace inside server.close(); this only bounds the whole.
@@ -66,6 +72,9 @@ async function run(config: Config): Promise<void> {
 function print(line: string): void {
   process.stdout.write(line.endsWith('\n') ? line : `${line}\n`);
 }
+
+// Whoever read our output may go first, as in "| tee" and Ctrl-C: that is no reason to cut running answers.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
 async function main(): Promise<void> {
   const [command, ...rest] = process.argv.slice(2);

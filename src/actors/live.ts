@@ -9,7 +9,7 @@ import type { Content, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
 import { createEngine, createStore, Direction, destroyEngine, destroyStore, engineInfo } from '../native/index.js';
-import { loadModel } from '../native/model.js';
+import { type LoadedModel, loadModel } from '../native/model.js';
 import { RESULT_RECORD } from '../native/plan.js';
 import { createPools, type Pools } from '../native/pool.js';
 import type { Answer, EnginePort, Hands, StepEffect, SwapEffect, TransfersPort } from './ports.js';
@@ -34,6 +34,16 @@ export function openLive(config: Config): Live {
     maxBatchTokens: config.maxBatchTokens,
     maxSequences: config.maxRunning,
   });
+  try {
+    return openStore(config, model, engine);
+  } catch (error) {
+    destroyEngine(engine); // its threads would outlive this one
+    throw error;
+  }
+}
+
+/** Both memories, sized in blocks of the engine. */
+function openStore(config: Config, model: LoadedModel, engine: number): Live {
   const blockBytes = engineInfo(engine).blockBytes;
   const deviceBlocks = Math.floor(config.deviceKvBytes / blockBytes);
   const hostBlocks = Math.floor(config.hostKvBytes / blockBytes);

@@ -5,6 +5,7 @@
  * sends no JSON across origins without asking first, and is not answered.)
  */
 import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type ConnectionError, type FastifyInstance, type FastifyReply, LogController } from 'fastify';
@@ -20,6 +21,8 @@ import { type Health, registerStatus } from './status.js';
 import type { Tokenizer } from './tokenizer.js';
 
 const IDLE_SWEEP_MILLIS = 50;
+/** A connection that has sent nothing for so long is not about to. */
+const UNUSED_MILLIS = 500;
 /** After the time to finish has run out, for the last words of the answers that are cut. */
 const LAST_WORDS_MILLIS = 250;
 const HEADERS_MILLIS_MAX = 20_000;
@@ -64,6 +67,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   const state = { health: 'serving' as Health };
   registerManners(server, config, () => state.health);
   const open = new OpenGenerations();
+  const sockets = openSockets(server);
   void system.failed.then(() => {
     state.health = 'failed';
     // Nobody will end these any more.
@@ -73,7 +77,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   registerStatus(server, { ...parts, health: () => state.health });
   server.addHook('preClose', async () => {
     if (state.health === 'serving') state.health = 'draining';
-    await drained(server, parts, open);
+    await drained(server, parts, open, sockets);
   });
   server.addHook('onClose', () => tokenizer.close());
   return server;
@@ -90,6 +94,16 @@ function registerCompletions(server: FastifyInstance, completions: Completions):
   typed.post('/v1/chat/completions', { schema: chat }, async ({ body }, reply) => completions.chat(body, reply));
   const text = { body: CompletionRequest, response: { 200: CompletionResponse } };
   typed.post('/v1/completions', { schema: text }, async ({ body }, reply) => completions.completion(body, reply));
+}
+
+/**
+ * Resolves when the body has been read and dropped. To close a connection on which it still arrives would reset it, and
+ * the client would never see the answer.
+ */
+function dropped(message: IncomingMessage): Promise<void> {
+  return new Promise((resolve) => {
+    message.once('end', resolve).once('close', resolve).resume();
+  });
 }
 
 /** OpenAI's clients send null for "not given", at the top and in messages. */
@@ -113,8 +127,18 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
   });
   server.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
-    if (health() === 'serving' || request.method === 'GET' || request.method === 'HEAD') return;
+    if (health() === 'serving') {
+      const encoding = request.headers['content-encoding'] ?? 'identity';
+      if (encoding === 'identity') return;
+      throw new FastswitchError(
+        'unsupported_media_type',
+        `A body encoded as ${encoding.slice(0, 40)} cannot be read. Send it plain.`,
+      );
+    }
+    // A kept connection would be closed as idle just when its client asks again.
     reply.header('connection', 'close');
+    if (request.method === 'GET' || request.method === 'HEAD') return;
+    await dropped(request.raw);
     throw health() === 'draining'
       ? new FastswitchError(
           'draining',
@@ -145,6 +169,9 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
 function answerError(reply: FastifyReply, error: unknown, config: Config): FastifyReply {
   const known = clientError(error, config.bodyLimitBytes);
   if (known === null) reply.log.error(error, 'unexpected error while answering');
+  // Closing while the body still arrives would reset the connection, and the client would never read the answer: what
+  // is left of the body is read and dropped instead, for as long as a request may take.
+  if (known?.code === 'body_too_large') reply.removeHeader('connection');
   return sendError(
     reply,
     known ?? new FastswitchError('internal', 'An unexpected error happened in the server. It was logged under this request id.'),
@@ -170,10 +197,30 @@ const UNPARSED: Readonly<Record<string, readonly [status: string, message: strin
   HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', `The headers are larger than ${HEADER_BYTES_MAX} bytes.`],
 };
 
+/** Open connections and when they were opened. */
+function openSockets({ server: http }: FastifyInstance): ReadonlyMap<Socket, number> {
+  const sockets = new Map<Socket, number>();
+  http.on('connection', (socket: Socket) => {
+    sockets.set(socket, performance.now());
+    socket.once('close', () => sockets.delete(socket));
+  });
+  return sockets;
+}
+
 /** Returns when no answer is being written any more, at the latest a little after `drainSeconds`. */
-async function drained(server: FastifyInstance, { system, config }: ServerParts, open: OpenGenerations): Promise<void> {
+async function drained(
+  server: FastifyInstance,
+  { system, config }: ServerParts,
+  open: OpenGenerations,
+  sockets: ReadonlyMap<Socket, number>,
+): Promise<void> {
   const { server: http } = server;
-  const sweep = setInterval(() => http.closeIdleConnections(), IDLE_SWEEP_MILLIS);
+  const sweep = setInterval(() => {
+    http.closeIdleConnections();
+    // Node does not count those among the idle: connections that never asked for anything, which clients keep in reserve.
+    for (const [socket, since] of sockets)
+      if (socket.bytesRead === 0 && performance.now() - since > UNUSED_MILLIS) socket.destroy();
+  }, IDLE_SWEEP_MILLIS);
   // What is no generation (a scrape, a body still arriving) has until the same time.
   const cut = setTimeout(() => http.closeAllConnections(), config.drainSeconds * 1000 + LAST_WORDS_MILLIS);
   http.once('close', () => {

@@ -44,6 +44,7 @@
         "weights.cc"
       ],
       "conditions": [
+        ["OS=='linux'", { "ldflags": ["-Wl,-z,nodelete"] }],
         ["target_arch=='x64'", {
           "dependencies": ["kernels_avx2", "kernels_avx512"]
         }]

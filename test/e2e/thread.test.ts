@@ -12,7 +12,10 @@ const ASSASSIN = `
   const orders = new BroadcastChannel('orders');
   orders.unref();
   const workers = [];
-  process.on('worker', (worker) => workers.push(worker));
+  process.on('worker', (worker) => {
+    workers.push(worker);
+    worker.once('exit', () => console.log('a worker has ended'));
+  });
   if (isMainThread) {
     process.on('SIGWINCH', () => workers[0].terminate());
     process.on('SIGIO', () => orders.postMessage([0]));
@@ -75,6 +78,7 @@ describe('the death of', () => {
     const patient = { ...BODY, max_tokens: 1000, priority: 5 };
     const alone = await ask(server, patient);
     server.process.kill('SIGURG');
+    await until('both are dead', () => server.output().split('a worker has ended').length === 3);
     const stream = wire(server.url, posting(PATH, { ...patient, stream: true }));
     for (let time = 0; time < 4; time += 1) {
       const seen = stream.text().length;

@@ -124,7 +124,8 @@ export function wire(url: string, ...parts: (string | Buffer)[]): Wire {
     closed: () => closed,
     async answers(count) {
       await until(`${count} answers`, () => complete().length >= count || closed);
-      if (complete().length < count) throw new Error(`${answers.length} answers of ${count}, then the connection ended:\n${text.slice(-1000)}`);
+      if (complete().length < count)
+        throw new Error(`${answers.length} answers of ${count}, then the connection ended:\n${text.slice(-1000)}`);
       return answers;
     },
   };
@@ -133,6 +134,12 @@ export function wire(url: string, ...parts: (string | Buffer)[]): Wire {
 /** A POST with a body of JSON, or of these bytes. */
 export function posting(path: string, body: object | string | Buffer, ...headers: string[]): Buffer {
   const bytes = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
-  const head = [`POST ${path} HTTP/1.1`, 'host: x', 'content-type: application/json', `content-length: ${bytes.length}`, ...headers];
+  const head = [
+    `POST ${path} HTTP/1.1`,
+    'host: x',
+    'content-type: application/json',
+    `content-length: ${bytes.length}`,
+    ...headers,
+  ];
   return Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), bytes]);
 }

@@ -42,6 +42,11 @@ describe("errors of the transport, in OpenAI's shape", () => {
         'unsupported_media_type',
       ],
       [ask(at, 'POST', CHAT, '{}', { 'content-type': 'text/plain' }), 415, 'unsupported_media_type'],
+      [
+        ask(at, 'POST', CHAT, '{}', { 'content-type': 'application/json', 'content-encoding': 'gzip' }),
+        415,
+        'unsupported_media_type',
+      ],
       [ask(at, 'POST', '/v1/nothing', {}), 404, 'not_found'],
       [ask(at, 'GET', '/'), 404, 'not_found'],
       [ask(at, 'GET', CHAT), 405, 'method_not_allowed'],

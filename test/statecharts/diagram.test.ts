@@ -8,7 +8,8 @@ function edgesOf(node: DirectedGraphNode): string[] {
   const own = node.edges
     .filter((edge) => edge.transition.target?.length)
     .map((edge) => {
-      const name = (key: string) => (key.endsWith('resumed') ? 'running' : key).replace('running.prefilling', 'running').replaceAll('-', '_');
+      const name = (key: string) =>
+        (key.endsWith('resumed') ? 'running' : key).replace('running.prefilling', 'running').replaceAll('-', '_');
       const [source, target] = [edge.source, edge.target].map((state) => state.id.replace('request.', ''));
       // Into `running` as a whole: to its initial state, or back to where it was.
       return `${name(source as string)} --> ${name(target as string)} : ${edge.label.text}`;
@@ -22,6 +23,8 @@ it('ARCHITECTURE.md shows every transition of the request chart and no other', (
   const shown = [...diagram.matchAll(/^\s*(\w+) --> (\w+) : (.+)$/gm)].flatMap(([, from, to, events]) =>
     (events as string).split(', ').map((event) => `${from} --> ${to} : ${event}`),
   );
-  const charted = edgesOf(toDirectedGraph(requestMachine)).map((edge) => edge.replace('running --> running.decoding', 'prefilling --> decoding'));
+  const charted = edgesOf(toDirectedGraph(requestMachine)).map((edge) =>
+    edge.replace('running --> running.decoding', 'prefilling --> decoding'),
+  );
   expect([...new Set(shown)].sort()).toEqual([...new Set(charted)].sort());
 });
