@@ -162,7 +162,10 @@ const texts = await Promise.all(Array.from({ length: clients }, (_, client) => c
 const seconds = (performance.now() - began) / 1000;
 const samples = await metrics(url);
 child.kill('SIGTERM');
-const quantile = (name: string) => Number(((samples.get(name) ?? 0) * 1000).toFixed(2));
+const millis = (name: string) => (samples.get(name) ?? 0) * 1000;
+const quantile = (name: string) => Number(millis(name).toFixed(2));
+// prom-client samples its own loop with a timer of 10 ms, which is in every value.
+const faceQuantile = (name: string) => Number(Math.max(0, millis(name) - 10).toFixed(2));
 const report = {
   clients,
   turns,
@@ -180,7 +183,7 @@ const report = {
   transferMiB: (['out', 'in'] as const).map((way) =>
     Math.round((samples.get(`fastswitch_transfer_bytes_total{direction="${way}"}`) ?? 0) / 2 ** 20),
   ),
-  faceLoopMs: { p50: quantile('nodejs_eventloop_lag_p50_seconds'), p99: quantile('nodejs_eventloop_lag_p99_seconds') },
+  faceLoopMs: { p50: faceQuantile('nodejs_eventloop_lag_p50_seconds'), p99: faceQuantile('nodejs_eventloop_lag_p99_seconds') },
   systemLoopMs: {
     p50: quantile('fastswitch_system_loop_delay_seconds{quantile="0.5"}'),
     p99: quantile('fastswitch_system_loop_delay_seconds{quantile="0.99"}'),
@@ -190,7 +193,7 @@ const report = {
     p50: bucket(samples, 'fastswitch_step_gap_seconds', 0.5),
     p99: bucket(samples, 'fastswitch_step_gap_seconds', 0.99),
   },
-  clientLoopMsP99: own.percentile(99) / 1e6,
+  clientLoopMsP99: Math.max(0, own.percentile(99) / 1e6 - 10),
   hash: createHash('sha256').update(texts.join('\n')).digest('hex').slice(0, 12),
 };
 console.log(values.json ? JSON.stringify(report) : report);

@@ -3,6 +3,7 @@ import { execFile, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import OpenAI from 'openai';
 import { describe, expect, it } from 'vitest';
 
 const ROOT = fileURLToPath(new URL('../', import.meta.url));
@@ -18,7 +19,7 @@ describe('README.md', () => {
     expect(README).toContain('`npm test` runs the tests');
   });
 
-  it('starts a server that answers its curl commands', async () => {
+  it('starts a server that holds its conversation and answers its curl commands', async () => {
     // A group of its own, so that npm and the server it starts end together.
     const server = spawn('npm', ['start'], { cwd: ROOT, detached: true, env: { ...process.env, FASTSWITCH_PORT: '0' } });
     try {
@@ -33,6 +34,7 @@ describe('README.md', () => {
         server.stderr.on('data', read);
         server.once('exit', (code) => reject(new Error(`npm start ended with code ${code}:\n${output}`)));
       });
+      await converse(url);
       const commands = shell.slice(1).filter((block) => block.startsWith('curl '));
       expect(commands.length).toBeGreaterThan(0);
       for (const command of commands) {
@@ -57,6 +59,20 @@ describe('README.md', () => {
       expect(() => readFileOrFolder(link as string)).not.toThrow();
   });
 });
+
+/** Says what the transcript's user says, through the OpenAI client, and expects what it answers. */
+async function converse(url: string): Promise<void> {
+  const transcript = /```text\n(> [\s\S]*?)```/.exec(README)?.[1]?.trim().split('\n') ?? [];
+  expect(transcript.length).toBeGreaterThanOrEqual(12);
+  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none' });
+  const messages: OpenAI.ChatCompletionMessageParam[] = [];
+  for (let line = 0; line < transcript.length; line += 2) {
+    messages.push({ role: 'user', content: (transcript[line] as string).slice(2) });
+    const answer = await client.chat.completions.create({ model: 'demo', messages });
+    expect(answer.choices[0]?.message.content).toBe(transcript[line + 1]);
+    messages.push({ role: 'assistant', content: transcript[line + 1] as string });
+  }
+}
 
 function readFileOrFolder(path: string): unknown {
   return path.includes('.') ? readFileSync(`${ROOT}${path}`) : readdirSync(`${ROOT}${path}`);

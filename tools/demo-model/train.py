@@ -1,6 +1,6 @@
 """Trains the demo model on fresh synthetic conversations for a budget of wall-clock minutes, on CPU.
 
-    python train.py --tokenizer models/demo/tokenizer.json --out /tmp/demo --minutes 65
+    python train.py --tokenizer models/demo/tokenizer.json --out /tmp/demo --minutes 70
     python train.py ... --resume /tmp/demo/last.pt --minutes 12 --phase long --peak 0.2
 
 One conversation per row, made exactly as long as the row. Forward and backward run in BF16; the optimiser keeps FP32
