@@ -1,6 +1,6 @@
 """Measures an exported demo model on held-out conversations, by skill, kind of fact and distance; or plays a script.
 
-    python evaluate.py --model models/demo --conversations 250
+    python evaluate.py --model models/demo --conversations 120
     python evaluate.py --model models/demo --play newcomers.txt
 
 A reply is right when greedy decoding gives it exactly. Given the right history that is the same as: every token of it is
@@ -146,7 +146,7 @@ def play(model, tokenizer, path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("models/demo"))
-    parser.add_argument("--conversations", type=int, default=250)
+    parser.add_argument("--conversations", type=int, default=120)
     parser.add_argument("--length", type=int, default=1536)
     parser.add_argument("--chats", type=int, default=0)
     parser.add_argument("--wrong", type=int, default=0, help="show this many wrong replies")

@@ -26,6 +26,7 @@ from rows import Rows
 
 # (share of the budget at which the phase ends, tokens per row, rows per step and process, loss on the user's tokens)
 PHASES = {"full": [(0.3, 256, 8, 0.1), (0.58, 512, 4, 0.02), (0.8, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)], "long": [(1.0, 1536, 2, 0.0)],
+          "polish": [(0.4, 512, 4, 0.0), (1.0, 1536, 2, 0.0)],
           "middle": [(0.33, 512, 4, 0.0), (0.62, 1024, 2, 0.0), (1.0, 1536, 2, 0.0)],
           "short": [(1.0, 256, 8, 0.1)]}
 PROCESSES = 2
