@@ -59,7 +59,7 @@ async function start(flags: readonly string[]): Promise<{ child: ChildProcess; u
 /** One streamed turn; every SSE chunk that carries text or tokens is timed when it arrives. */
 function stream(url: string, messages: readonly Message[], priority: number, measured: Measured): Promise<string> {
   const body = JSON.stringify({
-    model: 'demo',
+    model,
     messages,
     stream: true,
     max_tokens: maxTokens,
@@ -153,6 +153,7 @@ function bucket(samples: Map<string, number>, name: string, share: number): stri
 }
 
 const { child, url } = await start(positionals);
+const model = ((await (await fetch(`${url}/v1/models`)).json()) as { data: [{ id: string }] }).data[0].id;
 const measured: Measured = { ttft: [], tbt: [], tokens: 0, failed: 0 };
 const own = monitorEventLoopDelay({ resolution: 10 });
 await metrics(url); // the loop delays count from here
@@ -167,6 +168,7 @@ const quantile = (name: string) => Number(millis(name).toFixed(2));
 // prom-client samples its own loop with a timer of 10 ms, which is in every value.
 const faceQuantile = (name: string) => Number(Math.max(0, millis(name) - 10).toFixed(2));
 const report = {
+  model,
   clients,
   turns,
   maxTokens,

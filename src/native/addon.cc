@@ -186,6 +186,13 @@ Napi::Value engineInfoCall(const Napi::CallbackInfo& info) {
   return object;
 }
 
+Napi::Value readWeightsCall(const Napi::CallbackInfo& info) {
+  uint64_t folded = 0;
+  const auto start = Clock::now();
+  const Status status = readWeights(integer(info[0]), &folded);
+  return answer(info, status, microsSince(start));
+}
+
 // (engine, store, plan, result, logits?): microseconds.
 Napi::Value stepCall(const Napi::CallbackInfo& info) {
   const View<int32_t> plan(info[2], napi_int32_array);
@@ -219,6 +226,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("createEngine", createEngineCall);
   add("destroyEngine", destroyEngineCall);
   add("engineInfo", engineInfoCall);
+  add("readWeights", readWeightsCall);
   add("step", stepCall);
   add("isas", isasCall);
   add("lastMessage", lastMessageCall);

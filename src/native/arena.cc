@@ -1,6 +1,7 @@
 #include "arena.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -8,6 +9,7 @@ namespace fastswitch {
 
 namespace {
 constexpr size_t hugePage = size_t{1} << 21;
+const size_t pageBytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 }
 
 Arena::~Arena() {
@@ -31,12 +33,22 @@ Status Arena::reserve(size_t bytes) {
 #ifdef MAP_NORESERVE
   flags |= MAP_NORESERVE;
 #endif
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (data == MAP_FAILED) return fail(Status::noMemory, "cannot reserve %zu bytes of memory", bytes);
+  // A large range starts on a huge page: what was mapped too much before and after it is given back.
+  const size_t spare = bytes >= hugePage ? hugePage : 0;
+  void* mapped = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (mapped == MAP_FAILED) return fail(Status::noMemory, "cannot reserve %zu bytes of memory", bytes);
+  auto* data = static_cast<uint8_t*>(mapped);
+  if (spare > 0) {
+    const size_t before = (hugePage - reinterpret_cast<uintptr_t>(data) % hugePage) % hugePage;
+    const size_t used = (before + bytes + pageBytes - 1) / pageBytes * pageBytes;
+    if (before > 0) munmap(data, before);
+    if (used < bytes + spare) munmap(data + used, bytes + spare - used);
+    data += before;
 #ifdef MADV_HUGEPAGE
-  if (bytes >= 2 * hugePage) madvise(data, bytes, MADV_HUGEPAGE);
+    madvise(data, bytes, MADV_HUGEPAGE);
 #endif
-  data_ = static_cast<uint8_t*>(data);
+  }
+  data_ = data;
   bytes_ = bytes;
   return Status::ok;
 }

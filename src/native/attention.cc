@@ -12,16 +12,14 @@ constexpr int tileRows = 48;
 
 int paddedDim(int headDim) { return (headDim + 15) / 16 * 16; }
 
-// What one token sees of a chunk, in tokens from the chunk's start.
-struct Range {
-  int first;
-  int last;
-};
-
-Range rangeOf(int position, int window, int chunkStart, int chunkEnd) {
+SeenRange rangeOf(int position, int window, int chunkStart, int chunkEnd) {
   const int low = window > 0 ? std::max(0, position + 1 - window) : 0;
   return {std::max(low, chunkStart) - chunkStart, std::min(position + 1, chunkEnd) - chunkStart};
 }
+
+// Values are added in pairs of tokens: those of a pair that are out of sight weigh nothing.
+int evenFirst(SeenRange range) { return range.first / 2 * 2; }
+int evenLast(SeenRange range) { return range.first < range.last ? (range.last + 1) / 2 * 2 : evenFirst(range); }
 
 struct Tile {
   const Kernels& kernels;
@@ -41,18 +39,18 @@ struct Tile {
 
   // Sums of values over what each token sees of the chunk: the part that all see together, the rest token by token.
   // Each row still adds its tokens in order.
-  void weighAll(const std::vector<Range>& ranges) const {
+  void weighAll(const std::vector<SeenRange>& ranges) const {
     int first = 0;
     int last = kChunkTokens;
     for (int t = 0; t < tokens; t++) {
-      first = std::max(first, ranges[t].first);
-      last = std::min(last, ranges[t].last);
+      first = std::max(first, evenFirst(ranges[t]));
+      last = std::min(last, evenLast(ranges[t]));
     }
     const bool shared = first < last;
-    for (int t = 0; t < tokens; t++) weigh(t, 1, ranges[t].first, shared ? first : ranges[t].last);
+    for (int t = 0; t < tokens; t++) weigh(t, 1, evenFirst(ranges[t]), shared ? first : evenLast(ranges[t]));
     if (!shared) return;
     weigh(0, tokens, first, last);
-    for (int t = 0; t < tokens; t++) weigh(t, 1, last, ranges[t].last);
+    for (int t = 0; t < tokens; t++) weigh(t, 1, last, evenLast(ranges[t]));
   }
 
   // Joins a chunk's softmax (its top, total and sums) with that of the chunks before.
@@ -88,7 +86,8 @@ AttentionScratch::AttentionScratch(int rows, int headDim)
       chunkTops(tops.size()),
       chunkTotals(tops.size()),
       keys(kChunkTokens / kBlockTokens),
-      values(kChunkTokens / kBlockTokens) {}
+      values(kChunkTokens / kBlockTokens),
+      ranges(static_cast<size_t>(rows)) {}
 
 void attend(const Kernels& kernels, const AttentionShape& shape, const KvView& kv, int start, int count, const float* queries, size_t queryStride,
             float* output, size_t outputStride, AttentionScratch& scratch) {
@@ -104,7 +103,7 @@ void attend(const Kernels& kernels, const AttentionShape& shape, const KvView& k
   std::fill_n(scratch.totals.begin(), rows, 0.0f);
   const int end = start + count;
   const int seenFirst = shape.window > 0 ? std::max(0, start + 1 - shape.window) : 0;
-  std::vector<Range> ranges(static_cast<size_t>(count));
+  std::vector<SeenRange>& ranges = scratch.ranges;
   // Chunks lie at fixed positions of the context, not relative to the window or the tile.
   for (int chunk = seenFirst / kChunkTokens * kChunkTokens; chunk < end; chunk += kChunkTokens) {
     const int chunkEnd = std::min(chunk + kChunkTokens, end);
@@ -126,9 +125,10 @@ void attend(const Kernels& kernels, const AttentionShape& shape, const KvView& k
     std::vector<float>& tops = scratch.chunkTops;
     std::vector<float>& totals = scratch.chunkTotals;
     for (int row = 0; row < rows; row++) {
-      const Range range = ranges[row / heads];
-      totals[row] = 0;
-      if (range.first < range.last) totals[row] = kernels.softmax(scratch.scores.data() + static_cast<size_t>(row) * kChunkTokens, range.first, range.last, scale, &tops[row]);
+      const SeenRange range = ranges[row / heads];
+      if (range.first >= range.last) continue;
+      float* scoresOfRow = scratch.scores.data() + static_cast<size_t>(row) * kChunkTokens;
+      totals[row] = kernels.softmax(scoresOfRow, range.first, range.last, scale, &tops[row]);
     }
     tile.weighAll(ranges);
     for (int row = 0; row < rows; row++) {

@@ -14,11 +14,18 @@ struct AttentionShape {
   KvDtype dtype;
 };
 
+// What one token sees of a chunk, in tokens from the chunk's start.
+struct SeenRange {
+  int first;
+  int last;
+};
+
 // Working memory of one thread.
 struct AttentionScratch {
   std::vector<float> queries, scores, sums, merged;
   std::vector<float> tops, totals, chunkTops, chunkTotals;
   std::vector<const void*> keys, values;
+  std::vector<SeenRange> ranges;
 
   // For up to `rows` (token, head) pairs at once.
   AttentionScratch(int rows, int headDim);

@@ -60,6 +60,10 @@ Status createEngine(const EngineSpec& spec, const EngineOptions& options, uint64
 Status destroyEngine(int id);
 Status engineInfo(int id, EngineInfo* info);
 
+// Loads all packed weights once with all threads of the engine and does nothing with them: what memory allows a step at
+// best. `folded` is a digest of them.
+Status readWeights(int id, uint64_t* folded);
+
 // Computes the step that `plan` describes (plan.ts) and writes its records to `result`; both as 32-bit words. With
 // `logits`, also the raw logits of each sampling sequence, [samples][vocabulary], in plan order. One step of an engine
 // at a time: a second caller waits. badPlan: nothing was computed.

@@ -37,6 +37,7 @@ interface Native {
   createEngine(spec: EngineSpec, options: EngineOptions, seed: number): number;
   destroyEngine(engine: number): number;
   engineInfo(engine: number): EngineInfo | number;
+  readWeights(engine: number): number;
   step(engine: number, store: number, plan: Int32Array, result: Int32Array, logits?: Float32Array): number;
   isas(): EngineInfo['isa'][];
   lastMessage(): string;
@@ -134,6 +135,14 @@ export function engineInfo(engine: number): EngineInfo {
   const info = native().engineInfo(engine);
   if (typeof info === 'number') throw statusError(info, native().lastMessage());
   return info;
+}
+
+/**
+ * Loads all packed weights once with the engine's threads and answers the microseconds: the least that memory allows a
+ * step of a model larger than the caches.
+ */
+export function readWeights(engine: number): number {
+  return checked(native().readWeights(engine));
 }
 
 /**

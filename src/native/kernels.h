@@ -22,14 +22,15 @@ constexpr int kGroup = 32;
 constexpr int kBlockTokens = 16;
 // Tokens whose attention scores are held at once; their softmax is merged with that of the other chunks.
 constexpr int kChunkTokens = 512;
+constexpr int kHeadDimMax = 512;
 
 // Packed weights of one panel, group after group of 32 inputs:
 //   f32   float[32 inputs][32 rows]
 //   bf16  uint16_t[16 pairs][32 rows][2 inputs]
 //   q8    Q8Weights
 struct Q8Weights {
+  uint16_t scales[32];        // f16, one a row; first, so that memory is read strictly forwards
   uint8_t weights[8][32][4];  // [input / 4][row][input % 4], stored + 128
-  uint16_t scales[32];        // f16, one a row
 };
 
 // Bytes of one group of one panel, by weight kind.
@@ -42,6 +43,21 @@ struct Q8Inputs {
   int8_t values[32];
 };
 
+// One panel times some rows of prepared inputs (`stride` bytes apart): 32 outputs a row, `outputStride` floats apart.
+struct Product {
+  const uint8_t* panel;
+  int groups;
+  const uint8_t* inputs;
+  size_t stride;
+  int rows;
+  float* output;
+  size_t outputStride;
+  bool add;  // to what is there
+  // Weights that are wanted soon: each group loads so many cache lines of them, one after the other.
+  const uint8_t* ahead;
+  int aheadLines;
+};
+
 struct Kernels {
   const char* name;
 
@@ -51,10 +67,11 @@ struct Kernels {
   int inputBytes[kWeightKinds];
   // Turns one row of groups * 32 floats into the inputs of a product.
   void (*prepare[kWeightKinds])(const float* row, int groups, uint8_t* inputs);
-  // One panel times `rows` rows of prepared inputs (`stride` bytes apart): 32 outputs a row, `outputStride` floats
-  // apart. Adds to what is there if `add`.
-  void (*product[kWeightKinds])(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, int rows, float* output, size_t outputStride,
-                                bool add);
+  void (*product[kWeightKinds])(const Product& product);
+  // Rows of a batch, from and to, for which it pays to load the next panel meanwhile, by weight kind: fewer rows wait
+  // for memory anyway, and more make up for waiting once.
+  int aheadRowsMin[kWeightKinds];
+  int aheadRowsMax[kWeightKinds];
 
   // output = input * weight / sqrt(mean(input^2) + eps) over `width` values. Reads and writes up to the next multiple
   // of 16, where inputs must be zero.
@@ -64,13 +81,15 @@ struct Kernels {
   // gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i] for 32 values.
   void (*swiglu)(float* gate, const float* up);
 
-  // One token's keys or values of one head into a block: keys as [head dim][16 tokens], values as [16 tokens][head dim].
+  // One token's key or value of one head into a block. Keys are [head dim][16 tokens], values [16 tokens][head dim]; as
+  // bf16, [head dim / 2][16 tokens][2] and [8][head dim][2 tokens]. `last`: no later token is being stored, and the
+  // value's partner (the next token, of an even one) becomes zero.
   void (*storeKey[kKvDtypes])(const float* key, int headDim, int slot, void* block);
-  void (*storeValue[kKvDtypes])(const float* value, int headDim, int slot, void* block);
+  void (*storeValue[kKvDtypes])(const float* value, int headDim, int slot, bool last, void* block);
   // output[row][16 b + t] = query[row] . key t of block b.
   void (*scores[kKvDtypes])(const float* queries, size_t stride, int rows, int headDim, const void* const* blocks, int count, float* output,
                             size_t outputStride);
-  // sums[row][d] += over tokens t in [first, last), in order: weights[row][t] * value[t][d].
+  // sums[row][d] += over tokens t in [first, last), in order: weights[row][t] * value[t][d]. Both ends are even.
   void (*weigh[kKvDtypes])(const float* weights, size_t weightStride, int rows, int headDim, const void* const* blocks, int first, int last, float* sums,
                            size_t sumStride);
   // Softmax numerators of scores[first, last) in place, and zeros in the rest of the blocks they touch. Answers their
@@ -79,6 +98,10 @@ struct Kernels {
 
   // Largest of `count` values; `finite` is false where one is NaN or infinite.
   float (*largest)(const float* values, int count, bool* finite);
+  // Writes the indexes of the values that are at least `least`, ascending; answers how many.
+  int (*atLeast)(const float* values, int count, float least, int32_t* indexes);
+  // Loads every byte and folds them into one word: as fast as memory can be read. `bytes` is a multiple of 64.
+  uint64_t (*touch)(const uint8_t* from, size_t bytes);
   // values[i] = exp((values[i] - top) * factor), in place; answers their sum. Writes up to the next multiple of 16.
   float (*exponentials)(float* values, int count, float top, float factor);
 };

@@ -23,22 +23,9 @@ LANES Lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 LANES Lanes zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 LANES Lanes load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 
-LANES __m256 widen(const uint16_t* from) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16));
-}
-
-LANES Lanes load(const uint16_t* from) { return {widen(from), widen(from + 8)}; }
-
 LANES void store(float* to, Lanes x) {
   _mm256_storeu_ps(to, x.low);
   _mm256_storeu_ps(to + 8, x.high);
-}
-
-template <class T>
-LANES Lanes loadPart(const T* from, int count) {
-  T whole[16] = {};
-  for (int i = 0; i < count; i++) whole[i] = from[i];
-  return load(whole);
 }
 
 LANES Lanes add(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
@@ -96,6 +83,32 @@ LANES float top(Lanes x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+LANES float largestMagnitude(Lanes a, Lanes b) {
+  // Bits of magnitudes are in the order of the magnitudes, infinity and NaN last.
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  const __m256i low = _mm256_max_epu32(_mm256_and_si256(_mm256_castps_si256(a.low), magnitude), _mm256_and_si256(_mm256_castps_si256(a.high), magnitude));
+  const __m256i high = _mm256_max_epu32(_mm256_and_si256(_mm256_castps_si256(b.low), magnitude), _mm256_and_si256(_mm256_castps_si256(b.high), magnitude));
+  const __m256i eight = _mm256_max_epu32(low, high);
+  const __m128i four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epu32(two, _mm_shuffle_epi32(two, 0xb1))));
+}
+
+LANES int32_t sumBytes(const int8_t* from) {
+  // Sums of absolute differences want unsigned bytes: 128 is added to each of the 32.
+  const __m256i bytes = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), _mm256_set1_epi8(-128));
+  const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  return _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two))) - 128 * kGroup;
+}
+
+LANES uint32_t reaching(Lanes x, float limit) {
+  const __m256 edge = _mm256_set1_ps(limit);
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.low, edge, _CMP_GE_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.high, edge, _CMP_GE_OQ));
+  return static_cast<uint32_t>(low | high << 8);
+}
+
 LANES void storeBytes(int8_t* to, Lanes x) {
   const __m256i shorts = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
   const __m256i ordered = _mm256_permute4x64_epi64(shorts, 0xd8);
@@ -114,14 +127,14 @@ namespace {
 // 8 outputs x Rows inputs. AVX2 multiplies unsigned by signed bytes and adds pairs with saturation, which |weight| <=
 // 127 times |input| <= 127 cannot reach: the weight's sign moves to the input.
 template <int Rows>
-LANES void q8Tile(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, int column, float* output, size_t outputStride, bool addTo) {
+LANES void q8Tile(const Product& p, int column) {
   const __m256i offset = _mm256_set1_epi8(-128);
   const __m256i ones = _mm256_set1_epi16(1);
   __m256 sums[Rows];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; r++) sums[r] = _mm256_setzero_ps();
-  for (int g = 0; g < groups; g++) {
-    const auto* weights = reinterpret_cast<const Q8Weights*>(panel) + g;
+  for (int g = 0; g < p.groups; g++) {
+    const auto* weights = reinterpret_cast<const Q8Weights*>(p.panel) + g;
     __m256i products[Rows];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) products[r] = _mm256_setzero_si256();
@@ -132,7 +145,7 @@ LANES void q8Tile(const uint8_t* panel, int groups, const uint8_t* inputs, size_
       const __m256i magnitude = _mm256_abs_epi8(weight);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
-        const auto* row = reinterpret_cast<const Q8Inputs*>(inputs + r * stride) + g;
+        const auto* row = reinterpret_cast<const Q8Inputs*>(p.inputs + r * p.stride) + g;
         int32_t four;
         __builtin_memcpy(&four, row->values + 4 * k, sizeof four);
         const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(_mm256_set1_epi32(four), weight));
@@ -142,23 +155,23 @@ LANES void q8Tile(const uint8_t* panel, int groups, const uint8_t* inputs, size_
     const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights->scales + column)));
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) {
-      const auto* row = reinterpret_cast<const Q8Inputs*>(inputs + r * stride) + g;
+      const auto* row = reinterpret_cast<const Q8Inputs*>(p.inputs + r * p.stride) + g;
       sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[r]), _mm256_mul_ps(scales, _mm256_set1_ps(row->scale)), sums[r]);
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; r++) {
-    float* to = output + r * outputStride + column;
-    _mm256_storeu_ps(to, addTo ? _mm256_add_ps(_mm256_loadu_ps(to), sums[r]) : sums[r]);
+    float* to = p.output + r * p.outputStride + column;
+    _mm256_storeu_ps(to, p.add ? _mm256_add_ps(_mm256_loadu_ps(to), sums[r]) : sums[r]);
   }
 }
 
 template <int Rows>
-void q8Product(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, int rows, float* output, size_t outputStride, bool addTo) {
+void q8Product(const Product& p) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return q8Product<Rows - 1>(panel, groups, inputs, stride, rows, output, outputStride, addTo);
+    if (p.rows < Rows) return q8Product<Rows - 1>(p);
   }
-  for (int column = 0; column < kPanelRows; column += 8) q8Tile<Rows>(panel, groups, inputs, stride, column, output, outputStride, addTo);
+  for (int column = 0; column < kPanelRows; column += 8) q8Tile<Rows>(p, column);
 }
 
 constexpr Kernels makeKernels() {

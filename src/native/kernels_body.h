@@ -2,12 +2,13 @@
 // before it includes this. Everything is in an unnamed namespace, so every instruction set has a copy of its own and
 // the linker never shares them; nothing from the standard library is used for the same reason.
 //
-// An instruction set offers, beside the type Lanes: zero, splat, load (floats or bf16), loadPart (the first few, rest
-// zero), store; add, sub, mul, div, madd (a * b + c, fused or not, but always the same), largerOf, smallerOf;
+// An instruction set offers, beside the type Lanes: zero, splat, load, store; add, sub, mul, div, madd (a * b + c, fused
+// or not, but always the same), largerOf, smallerOf; largestMagnitude of two (NaN or infinite where a lane is);
 // keep(x, first, last, other): lanes in [first, last), other elsewhere; zeroBelow(x, y, limit): 0 where y < limit;
 // power: 2^n from 1.5 * 2^23 + n; sum and top over the lanes; evens and odds: the lower and upper bf16 of 16 words;
-// storeBytes: rounded to int8. And the tile sizes kFloatRows (input rows of a product at most), kWideRows (of these
-// beside 32 outputs), kScoreRows, kScoreBlocks, kWeighRows and kWeighVectors, as its registers allow.
+// reaching: bits of the lanes >= limit; storeBytes: rounded to int8; sumBytes: of 32 int8. And the tile sizes, as its
+// registers allow: kFloatRows (input rows of a product at most), kWideRows (of these beside 32 outputs), kScoreRows,
+// kScoreBlocks, kWeighRows and kWeighVectors.
 
 #ifndef LANES
 #error "define LANES and the lanes before including this"
@@ -75,16 +76,13 @@ void prepareQ8(const float* row, int groups, uint8_t* inputs) {
   for (int g = 0; g < groups; g++, group++, row += kGroup) {
     const Lanes low = load(row);
     const Lanes high = load(row + 16);
-    const float largest = top(largerOf(largerOf(low, sub(zero(), low)), largerOf(high, sub(zero(), high))));
-    // Zero, or NaN where an input is NaN or infinite: integers cannot carry those on, the scale does.
-    const float trouble = sum(add(sub(low, low), sub(high, high)));
-    group->scale = largest / 127.0f + trouble;
+    // NaN or infinity where an input is: integers cannot carry those on, the scale does.
+    const float largest = largestMagnitude(low, high);
+    group->scale = largest / 127.0f;
     const Lanes factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
     storeBytes(group->values, mul(low, factor));
     storeBytes(group->values + 16, mul(high, factor));
-    int32_t total = 0;
-    for (int i = 0; i < kGroup; i++) total += group->values[i];
-    group->correction = -128 * total;
+    group->correction = -128 * sumBytes(group->values);
   }
 }
 
@@ -102,16 +100,19 @@ struct Bf16Weights {
   }
 };
 
-// Rows x Vectors accumulators of 16 outputs over the whole depth, input after input.
+// Rows x Vectors accumulators of 16 outputs over the whole depth, input after input, from output `column` on.
 template <class Weights, int kKind, int Rows, int Vectors>
-LANES void floatTile(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, float* output, size_t outputStride, bool addTo) {
+LANES void floatTile(const Product& p, int column) {
+  const uint8_t* panel = p.panel + kGroupBytes[kKind] / kGroup * Weights::kInputs / kPanelRows * column;
+  const uint8_t* inputs = p.inputs;
+  const size_t stride = p.stride;
   Lanes sums[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) sums[r][v] = zero();
   }
-  for (int g = 0; g < groups; g++, panel += kGroupBytes[kKind], inputs += kGroup * sizeof(float)) {
+  for (int g = 0; g < p.groups; g++, panel += kGroupBytes[kKind], inputs += kGroup * sizeof(float)) {
     for (int k = 0; k < kGroup; k += Weights::kInputs) {
 #pragma GCC unroll 2
       for (int odd = 0; odd < Weights::kInputs; odd++) {
@@ -131,30 +132,24 @@ LANES void floatTile(const uint8_t* panel, int groups, const uint8_t* inputs, si
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
-      float* to = output + r * outputStride + 16 * v;
-      store(to, addTo ? add(load(to), sums[r][v]) : sums[r][v]);
+      float* to = p.output + r * p.outputStride + column + 16 * v;
+      store(to, p.add ? add(load(to), sums[r][v]) : sums[r][v]);
     }
   }
 }
 
 // Rows that fit beside a whole panel's 32 outputs use it whole; more rows take it in halves of 16 outputs.
 template <class Weights, int kKind, int Rows>
-void floatPanel(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, float* output, size_t outputStride, bool addTo) {
-  if constexpr (Rows <= kWideRows) {
-    floatTile<Weights, kKind, Rows, 2>(panel, groups, inputs, stride, output, outputStride, addTo);
-  } else {
-    const size_t half = kGroupBytes[kKind] / kGroup * Weights::kInputs / 2;
-    floatTile<Weights, kKind, Rows, 1>(panel, groups, inputs, stride, output, outputStride, addTo);
-    floatTile<Weights, kKind, Rows, 1>(panel + half, groups, inputs, stride, output + 16, outputStride, addTo);
-  }
-}
-
-template <class Weights, int kKind, int Rows>
-void floatProduct(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, int rows, float* output, size_t outputStride, bool addTo) {
+void floatProduct(const Product& p) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return floatProduct<Weights, kKind, Rows - 1>(panel, groups, inputs, stride, rows, output, outputStride, addTo);
+    if (p.rows < Rows) return floatProduct<Weights, kKind, Rows - 1>(p);
   }
-  floatPanel<Weights, kKind, Rows>(panel, groups, inputs, stride, output, outputStride, addTo);
+  if constexpr (Rows <= kWideRows) {
+    floatTile<Weights, kKind, Rows, 2>(p, 0);
+  } else {
+    floatTile<Weights, kKind, Rows, 1>(p, 0);
+    floatTile<Weights, kKind, Rows, 1>(p, 16);
+  }
 }
 
 // ---- keys and values -----------------------------------------------------------------------------------------------
@@ -169,19 +164,43 @@ void convert(float value, uint16_t* to) {
   *to = static_cast<uint16_t>(nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-template <class T>
+// How one side (keys or values) of a block is laid out: words of one float, or of two bf16 that are next to each other
+// along the sum that is taken over them: two dimensions of a key, two tokens of a value.
+struct F32Side {
+  using Word = float;
+  using Value = float;
+  static constexpr int kStep = 1;
+  LANES Lanes at(const Word* words, int) { return load(words); }
+};
+
+struct Bf16Side {
+  using Word = uint32_t;
+  using Value = uint16_t;
+  static constexpr int kStep = 2;
+  LANES Lanes at(const Word* words, int odd) { return odd ? odds(words) : evens(words); }
+};
+
+template <class Side>
 void storeKey(const float* key, int headDim, int slot, void* block) {
-  T* to = static_cast<T*>(block) + slot;
-  for (int d = 0; d < headDim; d++) convert(key[d], to + d * kBlockTokens);
+  constexpr int step = Side::kStep;
+  auto* to = static_cast<typename Side::Value*>(block) + slot * step;
+  for (int d = 0; d < headDim; d++) convert(key[d], to + d / step * (kBlockTokens * step) + d % step);
 }
 
-template <class T>
-void storeValue(const float* value, int headDim, int slot, void* block) {
-  T* to = static_cast<T*>(block) + static_cast<size_t>(slot) * headDim;
-  for (int d = 0; d < headDim; d++) convert(value[d], to + d);
+template <class Side>
+void storeValue(const float* value, int headDim, int slot, bool last, void* block) {
+  constexpr int step = Side::kStep;
+  const auto at = [&](int token) {
+    return static_cast<typename Side::Value*>(block) + static_cast<size_t>(token / step) * static_cast<size_t>(headDim * step) + token % step;
+  };
+  typename Side::Value* to = at(slot);
+  for (int d = 0; d < headDim; d++) convert(value[d], to + d * step);
+  if (!last || slot % 2 != 0) return;
+  typename Side::Value* partner = at(slot + 1);
+  for (int d = 0; d < headDim; d++) partner[d * step] = 0;
 }
 
-template <class T, int Rows, int Blocks>
+template <class Side, int Rows, int Blocks>
 LANES void scoreTile(const float* queries, size_t stride, int headDim, const void* const* blocks, float* output, size_t outputStride) {
   Lanes sums[Rows][Blocks];
 #pragma GCC unroll 8
@@ -189,15 +208,19 @@ LANES void scoreTile(const float* queries, size_t stride, int headDim, const voi
 #pragma GCC unroll 4
     for (int b = 0; b < Blocks; b++) sums[r][b] = zero();
   }
-  for (int d = 0; d < headDim; d++) {
-    Lanes keys[Blocks];
+  for (int d = 0; d < headDim; d += Side::kStep) {
+    const int word = d / Side::kStep * kBlockTokens;
+#pragma GCC unroll 2
+    for (int odd = 0; odd < Side::kStep; odd++) {
+      Lanes keys[Blocks];
 #pragma GCC unroll 4
-    for (int b = 0; b < Blocks; b++) keys[b] = load(static_cast<const T*>(blocks[b]) + d * kBlockTokens);
+      for (int b = 0; b < Blocks; b++) keys[b] = Side::at(static_cast<const typename Side::Word*>(blocks[b]) + word, odd);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) {
-      const Lanes q = splat(queries[r * stride + d]);
+      for (int r = 0; r < Rows; r++) {
+        const Lanes q = splat(queries[r * stride + d + odd]);
 #pragma GCC unroll 4
-      for (int b = 0; b < Blocks; b++) sums[r][b] = madd(q, keys[b], sums[r][b]);
+        for (int b = 0; b < Blocks; b++) sums[r][b] = madd(q, keys[b], sums[r][b]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -207,46 +230,61 @@ LANES void scoreTile(const float* queries, size_t stride, int headDim, const voi
   }
 }
 
-template <class T, int Rows>
+template <class Side, int Rows>
 void scoreRows(const float* queries, size_t stride, int rows, int headDim, const void* const* blocks, int count, float* output, size_t outputStride) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return scoreRows<T, Rows - 1>(queries, stride, rows, headDim, blocks, count, output, outputStride);
+    if (rows < Rows) return scoreRows<Side, Rows - 1>(queries, stride, rows, headDim, blocks, count, output, outputStride);
   }
   int b = 0;
   for (; b + kScoreBlocks <= count; b += kScoreBlocks) {
-    scoreTile<T, Rows, kScoreBlocks>(queries, stride, headDim, blocks + b, output + b * kBlockTokens, outputStride);
+    scoreTile<Side, Rows, kScoreBlocks>(queries, stride, headDim, blocks + b, output + b * kBlockTokens, outputStride);
   }
-  for (; b < count; b++) scoreTile<T, Rows, 1>(queries, stride, headDim, blocks + b, output + b * kBlockTokens, outputStride);
+  for (; b < count; b++) scoreTile<Side, Rows, 1>(queries, stride, headDim, blocks + b, output + b * kBlockTokens, outputStride);
 }
 
-template <class T>
+template <class Side>
 void scores(const float* queries, size_t stride, int rows, int headDim, const void* const* blocks, int count, float* output, size_t outputStride) {
   for (int r = 0; r < rows; r += kScoreRows) {
     const int some = rows - r < kScoreRows ? rows - r : kScoreRows;
-    scoreRows<T, kScoreRows>(queries + r * stride, stride, some, headDim, blocks, count, output + r * outputStride, outputStride);
+    scoreRows<Side, kScoreRows>(queries + r * stride, stride, some, headDim, blocks, count, output + r * outputStride, outputStride);
   }
 }
 
-// Rows x Vectors accumulators of 16 head dimensions; `width` below 16 * Vectors only for the last of an odd head size.
-template <class T, int Rows, int Vectors, bool Partial>
+// The last dimensions of a head whose size is no multiple of 16.
+template <class Word>
+LANES void copyPart(const Word* from, int count, Word* whole) {
+  for (int i = 0; i < 16; i++) whole[i] = i < count ? from[i] : Word{};
+}
+
+// Rows x Vectors accumulators of 16 head dimensions; `width` below 16 only where Partial.
+template <class Side, int Rows, int Vectors, bool Partial>
 LANES void weighTile(const float* weights, size_t weightStride, int headDim, const void* const* blocks, int column, int width, int first, int last,
                      float* sums, size_t sumStride) {
+  using Word = typename Side::Word;
   Lanes totals[Rows][Vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) totals[r][v] = load(sums + r * sumStride + column + 16 * v);
   }
-  for (int t = first; t < last; t++) {
-    const T* value = static_cast<const T*>(blocks[t / kBlockTokens]) + static_cast<size_t>(t % kBlockTokens) * headDim + column;
-    Lanes values[Vectors];
+  for (int t = first; t < last; t += Side::kStep) {
+    const Word* words = static_cast<const Word*>(blocks[t / kBlockTokens]) + t % kBlockTokens / Side::kStep * headDim + column;
+    Word whole[16];
+    if (Partial) {
+      copyPart(words, width, whole);
+      words = whole;
+    }
+#pragma GCC unroll 2
+    for (int odd = 0; odd < Side::kStep; odd++) {
+      Lanes values[Vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; v++) values[v] = Partial ? loadPart(value, width) : load(value + 16 * v);
+      for (int v = 0; v < Vectors; v++) values[v] = Side::at(words + 16 * v, odd);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; r++) {
-      const Lanes p = splat(weights[r * weightStride + t]);
+      for (int r = 0; r < Rows; r++) {
+        const Lanes p = splat(weights[r * weightStride + t + odd]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; v++) totals[r][v] = madd(p, values[v], totals[r][v]);
+        for (int v = 0; v < Vectors; v++) totals[r][v] = madd(p, values[v], totals[r][v]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -256,25 +294,25 @@ LANES void weighTile(const float* weights, size_t weightStride, int headDim, con
   }
 }
 
-template <class T, int Rows>
+template <class Side, int Rows>
 void weighRows(const float* weights, size_t weightStride, int rows, int headDim, const void* const* blocks, int first, int last, float* sums,
                size_t sumStride) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return weighRows<T, Rows - 1>(weights, weightStride, rows, headDim, blocks, first, last, sums, sumStride);
+    if (rows < Rows) return weighRows<Side, Rows - 1>(weights, weightStride, rows, headDim, blocks, first, last, sums, sumStride);
   }
   int d = 0;
   for (; d + 16 * kWeighVectors <= headDim; d += 16 * kWeighVectors) {
-    weighTile<T, Rows, kWeighVectors, false>(weights, weightStride, headDim, blocks, d, 0, first, last, sums, sumStride);
+    weighTile<Side, Rows, kWeighVectors, false>(weights, weightStride, headDim, blocks, d, 0, first, last, sums, sumStride);
   }
-  for (; d + 16 <= headDim; d += 16) weighTile<T, Rows, 1, false>(weights, weightStride, headDim, blocks, d, 0, first, last, sums, sumStride);
-  if (d < headDim) weighTile<T, Rows, 1, true>(weights, weightStride, headDim, blocks, d, headDim - d, first, last, sums, sumStride);
+  for (; d + 16 <= headDim; d += 16) weighTile<Side, Rows, 1, false>(weights, weightStride, headDim, blocks, d, 0, first, last, sums, sumStride);
+  if (d < headDim) weighTile<Side, Rows, 1, true>(weights, weightStride, headDim, blocks, d, headDim - d, first, last, sums, sumStride);
 }
 
-template <class T>
+template <class Side>
 void weigh(const float* weights, size_t weightStride, int rows, int headDim, const void* const* blocks, int first, int last, float* sums, size_t sumStride) {
   for (int r = 0; r < rows; r += kWeighRows) {
     const int some = rows - r < kWeighRows ? rows - r : kWeighRows;
-    weighRows<T, kWeighRows>(weights + r * weightStride, weightStride, some, headDim, blocks, first, last, sums + r * sumStride, sumStride);
+    weighRows<Side, kWeighRows>(weights + r * weightStride, weightStride, some, headDim, blocks, first, last, sums + r * sumStride, sumStride);
   }
 }
 
@@ -325,6 +363,23 @@ float exponentials(float* values, int count, float topValue, float factor) {
   return sum(total);
 }
 
+int atLeast(const float* values, int count, float least, int32_t* indexes) {
+  int found = 0;
+  for (int i = 0; i < count; i += 16) {
+    uint32_t hits = reaching(load(values + i), least);
+    if (count - i < 16) hits &= (1u << (count - i)) - 1;
+    for (; hits != 0; hits &= hits - 1) indexes[found++] = i + __builtin_ctz(hits);
+  }
+  return found;
+}
+
+uint64_t touch(const uint8_t* from, size_t bytes) {
+  const auto* words = reinterpret_cast<const uint64_t*>(from);
+  uint64_t folded = 0;
+  for (size_t i = 0; i < bytes / sizeof(uint64_t); i++) folded ^= words[i];
+  return folded;
+}
+
 // The part of a table that is the same for all instruction sets. A constant: an initialiser would run at load, with
 // instructions that the machine may lack.
 constexpr Kernels commonKernels(const char* name) {
@@ -333,17 +388,19 @@ constexpr Kernels commonKernels(const char* name) {
   k.rmsNorm = rmsNorm;
   k.rotate = rotate;
   k.swiglu = swiglu;
-  k.storeKey[kKvF32] = storeKey<float>;
-  k.storeKey[kKvBf16] = storeKey<uint16_t>;
-  k.storeValue[kKvF32] = storeValue<float>;
-  k.storeValue[kKvBf16] = storeValue<uint16_t>;
-  k.scores[kKvF32] = scores<float>;
-  k.scores[kKvBf16] = scores<uint16_t>;
-  k.weigh[kKvF32] = weigh<float>;
-  k.weigh[kKvBf16] = weigh<uint16_t>;
+  k.storeKey[kKvF32] = storeKey<F32Side>;
+  k.storeKey[kKvBf16] = storeKey<Bf16Side>;
+  k.storeValue[kKvF32] = storeValue<F32Side>;
+  k.storeValue[kKvBf16] = storeValue<Bf16Side>;
+  k.scores[kKvF32] = scores<F32Side>;
+  k.scores[kKvBf16] = scores<Bf16Side>;
+  k.weigh[kKvF32] = weigh<F32Side>;
+  k.weigh[kKvBf16] = weigh<Bf16Side>;
   k.softmax = softmax;
   k.largest = largest;
   k.exponentials = exponentials;
+  k.atLeast = atLeast;
+  k.touch = touch;
   k.tileRows[kF32] = kFloatRows;
   k.inputBytes[kF32] = kGroup * sizeof(float);
   k.prepare[kF32] = prepareF32;

@@ -35,11 +35,6 @@ LANES Four loadFour(const float* from) {
   return x;
 }
 
-LANES Four loadFour(const uint16_t* from) {
-  const FourWords words = {uint32_t{from[0]} << 16, uint32_t{from[1]} << 16, uint32_t{from[2]} << 16, uint32_t{from[3]} << 16};
-  return (Four)words;
-}
-
 LANES FourWords loadWords(const uint32_t* from) {
   FourWords x;
   __builtin_memcpy(&x, from, sizeof x);
@@ -49,15 +44,7 @@ LANES FourWords loadWords(const uint32_t* from) {
 LANES Lanes splat(float x) { QUARTERS(four(x)); }
 LANES Lanes zero() { return splat(0.0f); }
 LANES Lanes load(const float* from) { QUARTERS(loadFour(from + 4 * i)); }
-LANES Lanes load(const uint16_t* from) { QUARTERS(loadFour(from + 4 * i)); }
 LANES void store(float* to, Lanes x) { __builtin_memcpy(to, &x, sizeof x); }
-
-template <class T>
-LANES Lanes loadPart(const T* from, int count) {
-  T whole[16] = {};
-  for (int i = 0; i < count; i++) whole[i] = from[i];
-  return load(whole);
-}
 
 LANES Lanes add(Lanes a, Lanes b) { QUARTERS(a.part[i] + b.part[i]); }
 LANES Lanes sub(Lanes a, Lanes b) { QUARTERS(a.part[i] - b.part[i]); }
@@ -86,6 +73,30 @@ LANES float top(Lanes x) {
   float most = x.part[0][0];
   for (int i = 1; i < 16; i++) most = x.part[i / 4][i % 4] > most ? x.part[i / 4][i % 4] : most;
   return most;
+}
+
+LANES float largestMagnitude(Lanes a, Lanes b) {
+  // Bits of magnitudes are in the order of the magnitudes, infinity and NaN last.
+  uint32_t most = 0;
+  for (int i = 0; i < 4; i++) {
+    const FourWords both[2] = {(FourWords)a.part[i] & 0x7fffffffu, (FourWords)b.part[i] & 0x7fffffffu};
+    for (int j = 0; j < 8; j++) most = both[j / 4][j % 4] > most ? both[j / 4][j % 4] : most;
+  }
+  float result;
+  __builtin_memcpy(&result, &most, sizeof result);
+  return result;
+}
+
+LANES int32_t sumBytes(const int8_t* from) {
+  int32_t total = 0;
+  for (int i = 0; i < kGroup; i++) total += from[i];
+  return total;
+}
+
+LANES uint32_t reaching(Lanes x, float limit) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; i++) bits |= static_cast<uint32_t>(x.part[i / 4][i % 4] >= limit) << i;
+  return bits;
 }
 
 LANES void storeBytes(int8_t* to, Lanes x) {
@@ -132,8 +143,8 @@ void q8Row(const uint8_t* panel, int groups, const uint8_t* inputs, float* outpu
   for (int i = 0; i < kPanelRows; i++) output[i] = addTo ? output[i] + sums[i] : sums[i];
 }
 
-void q8Product(const uint8_t* panel, int groups, const uint8_t* inputs, size_t stride, int rows, float* output, size_t outputStride, bool addTo) {
-  for (int r = 0; r < rows; r++) q8Row(panel, groups, inputs + r * stride, output + r * outputStride, addTo);
+void q8Product(const Product& p) {
+  for (int r = 0; r < p.rows; r++) q8Row(p.panel, p.groups, p.inputs + r * p.stride, p.output + r * p.outputStride, p.add);
 }
 
 constexpr Kernels makeKernels() {

@@ -15,8 +15,8 @@ namespace fastswitch {
 namespace {
 
 constexpr size_t alignment = 64;
-// Above this size a copy no longer profits from leaving the target in a core's own cache.
-constexpr size_t streamBytes = 256 * 1024;
+// A swap moves what nobody reads soon: from this size on, its pieces go past the caches.
+constexpr size_t streamBytes = 4096;
 
 struct Registry {
   std::mutex mutex;
@@ -30,7 +30,8 @@ Registry& registry() {
   return *instance;
 }
 
-// Copies past the caches, so that a swap does not evict the weights a step is reading. Both sides aligned to 16.
+// Copies past the caches: a target line is not read first, and the weights that a step reads are not evicted. Both
+// sides aligned to 16; `settle` comes after the last.
 void stream(uint8_t* target, const uint8_t* source, size_t bytes) {
 #ifdef FASTSWITCH_X86_64
   const auto* from = reinterpret_cast<const __m128i*>(source);
@@ -46,10 +47,16 @@ void stream(uint8_t* target, const uint8_t* source, size_t bytes) {
     _mm_stream_si128(to + i + 2, c);
     _mm_stream_si128(to + i + 3, d);
   }
-  _mm_sfence();
   memcpy(target + count * 16, source + count * 16, bytes - count * 16);
 #else
   memcpy(target, source, bytes);
+#endif
+}
+
+// Makes streamed stores visible to whoever is told that the copy is done.
+void settle() {
+#ifdef FASTSWITCH_X86_64
+  _mm_sfence();
 #endif
 }
 
@@ -143,6 +150,7 @@ Status copyRuns(int id, Direction direction, const int32_t* runs, size_t count) 
     const int32_t* run = runs + 3 * i;
     copyPiece(target.data() + run[1] * unit, source.data() + run[0] * unit, run[2] * unit, direction == Direction::deviceToDevice);
   }
+  settle();
   return Status::ok;
 }
 
@@ -164,6 +172,7 @@ Status copyBytes(int id, Direction direction, const double* pieces, size_t count
     copyPiece(target.data() + static_cast<size_t>(piece[1]), source.data() + static_cast<size_t>(piece[0]), static_cast<size_t>(piece[2]),
               direction == Direction::deviceToDevice);
   }
+  settle();
   return Status::ok;
 }
 

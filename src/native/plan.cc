@@ -54,7 +54,9 @@ struct Reader {
     }
     sequence->tokens = list(record[tokens], record[count]);
     if (sequence->tokens == nullptr) return fail(Status::badPlan, "the token list of sequence %zu leaves the plan", index);
-    if (!areTokens(sequence->tokens, record[count])) return fail(Status::badPlan, "sequence %zu has a token outside the vocabulary of %d", index, limits.vocabulary);
+    if (!areTokens(sequence->tokens, record[count])) {
+      return fail(Status::badPlan, "sequence %zu has a token outside the vocabulary of %d", index, limits.vocabulary);
+    }
     sequence->blocks = list(record[blocks], record[blockCount]);
     if (sequence->blocks == nullptr) return fail(Status::badPlan, "the block list of sequence %zu leaves the plan", index);
     if (int64_t{record[blockCount]} * blockTokens < int64_t{record[start]} + record[count]) {

@@ -77,19 +77,20 @@ int firstOf(const float* values, int count, float wanted) {
 struct Edge {
   float logit;
   int32_t token;
+  // Whether a token of this logit belongs to the prefix.
   bool holds(float otherLogit, int32_t otherToken) const { return otherLogit > logit || (otherLogit == logit && otherToken <= token); }
 };
 
-// The candidates of one draw: tokens with a chance of at least `least` up to an edge.
+constexpr Edge everything{-INFINITY, INT32_MAX};
+
+// The tokens of one draw that cuts may leave, sorted only as far as a cut needs.
 class Candidates {
  public:
-  Candidates(const float* logits, int vocabulary, float least, SamplerScratch& scratch)
-      : logits_(logits), vocabulary_(vocabulary), least_(least), scratch_(scratch) {
+  Candidates(const float* logits, int count, SamplerScratch& scratch) : logits_(logits), count_(count), scratch_(scratch) {
     std::fill(scratch.bucketSize.begin(), scratch.bucketSize.end(), 0);
     std::fill(scratch.bucketMass.begin(), scratch.bucketMass.end(), 0.0);
-    for (int i = 0; i < vocabulary; i++) {
-      const float chance = scratch.chances[i];
-      if (chance < least_) continue;
+    for (int i = 0; i < count; i++) {
+      const float chance = scratch.chances[scratch.candidates[i]];
       const int bucket = bucketOf(chance);
       scratch.bucketSize[bucket]++;
       scratch.bucketMass[bucket] += chance;
@@ -99,96 +100,119 @@ class Candidates {
   // The shortest prefix that has `size` tokens or the chance `mass`, or all. Also answers its mass.
   Edge prefix(int size, double mass, double* reached) {
     int tokens = 0;
-    double total = 0;
-    Edge edge{-INFINITY, vocabulary_};
     *reached = 0;
     for (int bucket = buckets - 1; bucket >= 0; bucket--) {
       const int inBucket = scratch_.bucketSize[bucket];
       if (inBucket == 0) continue;
-      const bool last = tokens + inBucket >= size || total + scratch_.bucketMass[bucket] >= mass;
-      if (last) {
-        collect(bucket);
-        for (const int32_t token : scratch_.candidates) {
-          edge = {logits_[token], token};
-          total += scratch_.chances[token];
-          tokens++;
-          if (tokens >= size || total >= mass) break;
-        }
-        // Rounding may leave the sum over the bucket a little short of the mass that it was found with.
-        *reached = total;
-        return edge;
-      }
+      if (tokens + inBucket >= size || *reached + scratch_.bucketMass[bucket] >= mass) return edgeIn(bucket, size - tokens, mass, reached);
       tokens += inBucket;
-      total += scratch_.bucketMass[bucket];
+      *reached += scratch_.bucketMass[bucket];
     }
-    *reached = total;
-    return edge;
+    return everything;
   }
 
  private:
-  // The tokens of a bucket in order.
-  void collect(int bucket) {
-    scratch_.candidates.clear();
-    for (int i = 0; i < vocabulary_; i++) {
-      const float chance = scratch_.chances[i];
-      if (chance >= least_ && bucketOf(chance) == bucket) scratch_.candidates.push_back(i);
+  // The edge among the tokens of a bucket, after `reached` of the mass. Rounding may leave their sum a little short of the
+  // bucket's: then it is the last of them.
+  Edge edgeIn(int bucket, int size, double mass, double* reached) {
+    std::vector<int32_t>& ordered = scratch_.ordered;
+    ordered.clear();
+    for (int i = 0; i < count_; i++) {
+      const int32_t token = scratch_.candidates[i];
+      if (bucketOf(scratch_.chances[token]) == bucket) ordered.push_back(token);
     }
-    std::sort(scratch_.candidates.begin(), scratch_.candidates.end(),
+    std::sort(ordered.begin(), ordered.end(),
               [&](int32_t a, int32_t b) { return logits_[a] > logits_[b] || (logits_[a] == logits_[b] && a < b); });
+    for (size_t i = 0; i < ordered.size(); i++) {
+      *reached += scratch_.chances[ordered[i]];
+      if (static_cast<int>(i) + 1 >= size || *reached >= mass) return {logits_[ordered[i]], ordered[i]};
+    }
+    return {logits_[ordered.back()], ordered.back()};
   }
 
   const float* logits_;
-  int vocabulary_;
-  float least_;
+  int count_;
   SamplerScratch& scratch_;
 };
 
-// The token at which the chances, added up in order of id, pass `point` (of `total`).
-int32_t pick(const float* chances, const float* logits, int vocabulary, float least, const Edge& edge, double point) {
+// Gathers tokens that hold every one the cuts leave: the likely ones first, all only where the cuts reach that far.
+int gather(const Kernels& kernels, int vocabulary, const SamplingPlan& plan, double total, SamplerScratch& scratch) {
+  const bool cutsSize = plan.topK > 0 && plan.topK < vocabulary;
+  for (const float level : {0x1p-2f, 0x1p-5f, 0x1p-10f, 0x1p-20f, 0.0f}) {
+    // The largest chance is exp(0) = 1, so min_p is a bound on the chance itself; and what min_p leaves is counted whole.
+    const float least = plan.minP > 0 ? plan.minP : level;
+    const int count = kernels.atLeast(scratch.chances.data(), vocabulary, least, scratch.candidates.data());
+    if (least == 0 || plan.minP > 0) return count;
+    if (cutsSize && count >= plan.topK) return count;
+    if (cutsSize) continue;
+    double mass = 0;
+    for (int i = 0; i < count; i++) mass += scratch.chances[scratch.candidates[i]];
+    if (mass >= plan.topP * total) return count;
+  }
+  return 0;
+}
+
+int32_t drawCut(const Kernels& kernels, const float* logits, int vocabulary, const SamplingPlan& plan, double random, double total, SamplerScratch& scratch) {
+  const int count = gather(kernels, vocabulary, plan, total, scratch);
+  Candidates candidates(logits, count, scratch);
+  const int size = plan.topK > 0 ? plan.topK : vocabulary;
+  Edge edge = everything;
+  if (plan.topK > 0 || plan.minP > 0) edge = candidates.prefix(size, INFINITY, &total);
+  if (plan.topP < 1) edge = candidates.prefix(size, plan.topP * total, &total);
   double passed = 0;
   int32_t last = 0;
-  for (int32_t i = 0; i < vocabulary; i++) {
-    if (chances[i] < least || chances[i] == 0 || !edge.holds(logits[i], i)) continue;
-    passed += chances[i];
-    last = i;
-    if (passed > point) break;
+  for (int i = 0; i < count && passed <= random * total; i++) {
+    const int32_t token = scratch.candidates[i];
+    if (scratch.chances[token] == 0 || !edge.holds(logits[token], token)) continue;
+    passed += scratch.chances[token];
+    last = token;
   }
   return last;
 }
 
-int32_t draw(const Kernels& kernels, const float* logits, int vocabulary, float top, const SamplingPlan& plan, SamplerScratch& scratch) {
-  const float factor = std::fmin(1.0f / plan.temperature, 1e30f);
+// From the whole distribution: the token at which the chances, added up in order of id, pass the random point.
+int32_t drawWhole(const SamplerScratch& scratch, int vocabulary, double random, double total) {
+  // The last part that has a chance stands in where rounding carries the point past the end.
+  size_t chosen = 0;
+  double point = random * total;
+  double pointInside = point;
+  for (size_t i = 0; i < scratch.parts.size(); i++) {
+    if (scratch.parts[i] <= 0) continue;
+    chosen = i;
+    pointInside = point;
+    if (point < scratch.parts[i]) break;
+    point -= scratch.parts[i];
+  }
+  const int first = static_cast<int>(chosen) * part;
+  const int end = std::min(first + part, vocabulary);
+  double passed = 0;
+  int32_t last = first;
+  for (int32_t i = first; i < end && passed <= pointInside; i++) {
+    if (scratch.chances[i] == 0) continue;
+    passed += scratch.chances[i];
+    last = i;
+  }
+  return last;
+}
+
+// exp((logit - top) * factor) of every token to scratch.chances, and their sum, by parts and in all.
+double makeChances(const Kernels& kernels, const float* logits, int vocabulary, float top, float factor, SamplerScratch& scratch) {
   float* chances = scratch.chances.data();
   memcpy(chances, logits, sizeof(float) * static_cast<size_t>(vocabulary));
+  scratch.parts.clear();
   double total = 0;
-  std::vector<double> parts;
   for (int first = 0; first < vocabulary; first += part) {
-    parts.push_back(kernels.exponentials(chances + first, std::min(part, vocabulary - first), top, factor));
-    total += parts.back();
+    scratch.parts.push_back(kernels.exponentials(chances + first, std::min(part, vocabulary - first), top, factor));
+    total += scratch.parts.back();
   }
+  return total;
+}
+
+int32_t draw(const Kernels& kernels, const float* logits, int vocabulary, float top, const SamplingPlan& plan, SamplerScratch& scratch) {
+  const double total = makeChances(kernels, logits, vocabulary, top, std::fmin(1.0f / plan.temperature, 1e30f), scratch);
   const double random = uniform(plan.seed, plan.draw);
-  const bool cutsSize = plan.topK > 0 && plan.topK < vocabulary;
-  if (!cutsSize && plan.topP >= 1 && plan.minP <= 0) {
-    // The last part that has a chance stands in where rounding carries the point past the end.
-    size_t chosen = 0;
-    double point = random * total;
-    double pointInside = point;
-    for (size_t i = 0; i < parts.size(); i++) {
-      if (parts[i] <= 0) continue;
-      chosen = i;
-      pointInside = point;
-      if (point < parts[i]) break;
-      point -= parts[i];
-    }
-    const int first = static_cast<int>(chosen) * part;
-    return first + pick(chances + first, logits + first, std::min(part, vocabulary - first), 0, Edge{-INFINITY, vocabulary}, pointInside);
-  }
-  // The largest chance is exp(0) = 1, so min_p is a bound on the chance itself.
-  const float least = plan.minP;
-  Candidates candidates(logits, vocabulary, least, scratch);
-  Edge edge = candidates.prefix(cutsSize ? plan.topK : vocabulary, INFINITY, &total);
-  if (plan.topP < 1) edge = candidates.prefix(cutsSize ? plan.topK : vocabulary, static_cast<double>(plan.topP) * total, &total);
-  return pick(chances, logits, vocabulary, least, edge, random * total);
+  const bool cuts = plan.topK > 0 || plan.topP < 1 || plan.minP > 0;
+  return cuts ? drawCut(kernels, logits, vocabulary, plan, random, total, scratch) : drawWhole(scratch, vocabulary, random, total);
 }
 
 // The `count` likeliest tokens, best first, as pairs after the record's head.
@@ -209,21 +233,13 @@ void writeTop(const float* logits, int vocabulary, int count, double normaliser,
   }
 }
 
-// log(sum(exp(logits))).
-double normaliserOf(const Kernels& kernels, const float* logits, int vocabulary, float top, SamplerScratch& scratch) {
-  float* chances = scratch.chances.data();
-  memcpy(chances, logits, sizeof(float) * static_cast<size_t>(vocabulary));
-  double total = 0;
-  for (int first = 0; first < vocabulary; first += part) total += kernels.exponentials(chances + first, std::min(part, vocabulary - first), top, 1);
-  return top + std::log(total);
-}
-
 }  // namespace
 
 SamplerScratch::SamplerScratch(int vocabulary)
     : logits((static_cast<size_t>(vocabulary) + 15) / 16 * 16),
       chances(logits.size()),
       counts(static_cast<size_t>(vocabulary)),
+      candidates(static_cast<size_t>(vocabulary)),
       bucketSize(buckets),
       bucketMass(buckets) {}
 
@@ -245,7 +261,8 @@ bool sampleToken(const Kernels& kernels, const float* logits, int vocabulary, co
   }
   record[0] = plan.temperature == 0 ? firstOf(used, vocabulary, top) : draw(kernels, used, vocabulary, top, plan, scratch);
   if (plan.topLogprobs < 0) return true;
-  const double normaliser = normaliserOf(kernels, logits, vocabulary, rawTop, scratch);
+  // log(sum(exp(logits))).
+  const double normaliser = rawTop + std::log(makeChances(kernels, logits, vocabulary, rawTop, 1, scratch));
   record[1] = bitsOf(static_cast<float>(logits[record[0]] - normaliser));
   if (plan.topLogprobs > 0) writeTop(logits, vocabulary, std::min(plan.topLogprobs, vocabulary), normaliser, record);
   return true;

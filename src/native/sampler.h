@@ -12,10 +12,12 @@ namespace fastswitch {
 struct SamplerScratch {
   std::vector<float> logits;        // after bias, penalties; padded to 16
   std::vector<float> chances;       // exp of them, not normalised; padded to 16
+  std::vector<double> parts;        // sums of the chances of 1024 tokens each
   std::vector<int32_t> counts;      // occurrences of tokens, all zero between calls
-  std::vector<int32_t> bucketSize;  // tokens by size of their chance
+  std::vector<int32_t> candidates;  // tokens that may be drawn, ascending
+  std::vector<int32_t> bucketSize;  // of these, by size of their chance
   std::vector<double> bucketMass;
-  std::vector<int32_t> candidates;
+  std::vector<int32_t> ordered;     // tokens of one bucket, likeliest first
 
   explicit SamplerScratch(int vocabulary);
 };

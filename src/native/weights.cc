@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -222,11 +223,11 @@ void packQ8(const float* rows, size_t stride, int groups, uint8_t* panel) {
 
 // Packs `panels` panels; `source(panel, lane)` answers the tensor and its row, or a null tensor for padding.
 template <class Source>
-Status pack(WeightKind kind, int panels, int columns, ThreadPool& pool, Source source, Matrix* matrix) {
+Status pack(WeightKind kind, int panels, int columns, Weights& weights, ThreadPool& pool, Source source, Matrix* matrix) {
   matrix->kind = kind;
   matrix->panels = panels;
   matrix->groups = static_cast<int>(roundUp(static_cast<size_t>(columns), kGroup)) / kGroup;
-  const Status status = matrix->data.reserve(matrix->panelBytes() * static_cast<size_t>(panels));
+  const Status status = weights.allocate(matrix->bytes(), &matrix->data);
   if (status != Status::ok) return status;
   const size_t stride = static_cast<size_t>(matrix->groups) * kGroup;
   std::vector<std::vector<float>> scratch(static_cast<size_t>(pool.threads()), std::vector<float>(stride * kPanelRows));
@@ -238,7 +239,7 @@ Status pack(WeightKind kind, int panels, int columns, ThreadPool& pool, Source s
       memset(to, 0, stride * sizeof(float));
       if (from.first != nullptr) from.first->row(from.second, to);
     }
-    uint8_t* to = matrix->data.data() + matrix->panelBytes() * panel;
+    uint8_t* to = matrix->data + matrix->panelBytes() * panel;
     if (kind == kF32) packF32(rows, stride, matrix->groups, to);
     if (kind == kBf16) packBf16(rows, stride, matrix->groups, to);
     if (kind == kQ8) packQ8(rows, stride, matrix->groups, to);
@@ -248,7 +249,7 @@ Status pack(WeightKind kind, int panels, int columns, ThreadPool& pool, Source s
 }
 
 // The tensors' rows one after the other.
-Status packStacked(std::vector<const Tensor*> tensors, bool q8, ThreadPool& pool, Matrix* matrix) {
+Status packStacked(std::vector<const Tensor*> tensors, bool q8, Weights& weights, ThreadPool& pool, Matrix* matrix) {
   int rows = 0;
   WeightKind kind = kindOf(tensors[0]->dtype, q8);
   for (const Tensor* tensor : tensors) {
@@ -264,11 +265,11 @@ Status packStacked(std::vector<const Tensor*> tensors, bool q8, ThreadPool& pool
     return std::pair<const Tensor*, int>(nullptr, 0);
   };
   const int panels = static_cast<int>(roundUp(static_cast<size_t>(rows), kPanelRows)) / kPanelRows;
-  return pack(kind, panels, tensors[0]->columns, pool, source, matrix);
+  return pack(kind, panels, tensors[0]->columns, weights, pool, source, matrix);
 }
 
 // Panels of the two in turn, so that one work item holds both halves of a gated unit.
-Status packInterleaved(const Tensor& gate, const Tensor& up, bool q8, ThreadPool& pool, Matrix* matrix) {
+Status packInterleaved(const Tensor& gate, const Tensor& up, bool q8, Weights& weights, ThreadPool& pool, Matrix* matrix) {
   const WeightKind kind = kindOf(gate.dtype, q8) == kindOf(up.dtype, q8) ? kindOf(gate.dtype, q8) : kF32;
   const auto source = [&](int panel, int lane) {
     const int row = panel / 2 * kPanelRows + lane;
@@ -276,7 +277,7 @@ Status packInterleaved(const Tensor& gate, const Tensor& up, bool q8, ThreadPool
     return row < tensor->rows ? std::pair<const Tensor*, int>(tensor, row) : std::pair<const Tensor*, int>(nullptr, 0);
   };
   const int panels = 2 * static_cast<int>(roundUp(static_cast<size_t>(gate.rows), kPanelRows)) / kPanelRows;
-  return pack(kind, panels, gate.columns, pool, source, matrix);
+  return pack(kind, panels, gate.columns, weights, pool, source, matrix);
 }
 
 std::vector<float> vectorOf(const Tensor& tensor) {
@@ -298,7 +299,8 @@ std::vector<float> stackedBias(const EngineSpec& spec, const Tensor& q, const Te
   return bias;
 }
 
-Status packLayer(const EngineSpec& spec, bool q8, ThreadPool& pool, Table& table, int index, Layer* layer) {
+Status packLayer(const EngineSpec& spec, bool q8, Weights& weights, ThreadPool& pool, Table& table, int index) {
+  Layer* layer = &weights.layers[static_cast<size_t>(index)];
   const auto tensor = [&](Role role) -> Tensor& { return at(table, index, role); };
   layer->attentionNorm = vectorOf(tensor(Role::attentionNorm));
   layer->mlpNorm = vectorOf(tensor(Role::mlpNorm));
@@ -306,10 +308,10 @@ Status packLayer(const EngineSpec& spec, bool q8, ThreadPool& pool, Table& table
   layer->kNorm = vectorOf(tensor(Role::kNorm));
   layer->qkvBias = stackedBias(spec, tensor(Role::qBias), tensor(Role::kBias), tensor(Role::vBias));
   layer->oBias = vectorOf(tensor(Role::oBias));
-  Status status = packStacked({&tensor(Role::q), &tensor(Role::k), &tensor(Role::v)}, q8, pool, &layer->qkv);
-  if (status == Status::ok) status = packStacked({&tensor(Role::o)}, q8, pool, &layer->o);
-  if (status == Status::ok) status = packInterleaved(tensor(Role::gate), tensor(Role::up), q8, pool, &layer->gateUp);
-  if (status == Status::ok) status = packStacked({&tensor(Role::down)}, q8, pool, &layer->down);
+  Status status = packStacked({&tensor(Role::q), &tensor(Role::k), &tensor(Role::v)}, q8, weights, pool, &layer->qkv);
+  if (status == Status::ok) status = packStacked({&tensor(Role::o)}, q8, weights, pool, &layer->o);
+  if (status == Status::ok) status = packInterleaved(tensor(Role::gate), tensor(Role::up), q8, weights, pool, &layer->gateUp);
+  if (status == Status::ok) status = packStacked({&tensor(Role::down)}, q8, weights, pool, &layer->down);
   return status;
 }
 
@@ -349,9 +351,23 @@ void Tensor::row(int index, float* to) const {
 }
 
 size_t Weights::matrixBytes() const {
-  size_t bytes = head.data.bytes();
-  for (const Layer& layer : layers) bytes += layer.qkv.data.bytes() + layer.o.data.bytes() + layer.gateUp.data.bytes() + layer.down.data.bytes();
+  size_t bytes = head.bytes();
+  for (const Layer& layer : layers) bytes += layer.qkv.bytes() + layer.o.bytes() + layer.gateUp.bytes() + layer.down.bytes();
   return bytes;
+}
+
+Status Weights::allocate(size_t bytes, uint8_t** data) {
+  constexpr size_t range = size_t{256} << 20;
+  if (packed.empty() || bytes > packed.back().bytes() - packedUsed) {
+    packed.emplace_back();
+    packedUsed = 0;
+    const Status status = packed.back().reserve(std::max(bytes, range));
+    if (status != Status::ok) return status;
+  }
+  *data = packed.back().data() + packedUsed;
+  packedUsed += roundUp(bytes, 64);
+  if (packedUsed > packed.back().bytes()) packedUsed = packed.back().bytes();
+  return Status::ok;
 }
 
 Status loadWeights(const EngineSpec& spec, bool q8, uint64_t seed, ThreadPool& pool, Weights* weights) {
@@ -367,11 +383,11 @@ Status loadWeights(const EngineSpec& spec, bool q8, uint64_t seed, ThreadPool& p
   }
   Status status = checkComplete(spec, table);
   weights->layers.resize(static_cast<size_t>(spec.layers));
-  for (int i = 0; i < spec.layers && status == Status::ok; i++) status = packLayer(spec, q8, pool, table, i, &weights->layers[static_cast<size_t>(i)]);
+  for (int i = 0; i < spec.layers && status == Status::ok; i++) status = packLayer(spec, q8, *weights, pool, table, i);
   if (status != Status::ok) return status;
   weights->embed = at(table, -1, Role::embed);
   weights->finalNorm = vectorOf(at(table, -1, Role::finalNorm));
-  status = packStacked({&at(table, -1, spec.tiedHead ? Role::embed : Role::head)}, q8, pool, &weights->head);
+  status = packStacked({&at(table, -1, spec.tiedHead ? Role::embed : Role::head)}, q8, *weights, pool, &weights->head);
   // Only the embedding is read again after packing.
   for (Arena& arena : weights->drawn) {
     if (arena.data() != weights->embed.data) arena = Arena();

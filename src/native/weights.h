@@ -40,10 +40,11 @@ struct Matrix {
   WeightKind kind = kF32;
   int panels = 0;
   int groups = 0;  // of 32 inputs
-  Arena data;
+  uint8_t* data = nullptr;
 
   size_t panelBytes() const { return kGroupBytes[kind] * static_cast<size_t>(groups); }
-  const uint8_t* panel(int index) const { return data.data() + panelBytes() * static_cast<size_t>(index); }
+  size_t bytes() const { return panelBytes() * static_cast<size_t>(panels); }
+  const uint8_t* panel(int index) const { return data + panelBytes() * static_cast<size_t>(index); }
 };
 
 struct Layer {
@@ -58,12 +59,16 @@ struct Layer {
 struct Weights {
   std::vector<std::unique_ptr<MappedFile>> files;
   std::vector<Arena> drawn;
+  // Packed matrices one after the other: a few large ranges, so that even small ones lie in huge pages.
+  std::vector<Arena> packed;
+  size_t packedUsed = 0;  // bytes of the last of them
   Tensor embed;
   std::vector<float> finalNorm;
   Matrix head;
   std::vector<Layer> layers;
 
   size_t matrixBytes() const;
+  Status allocate(size_t bytes, uint8_t** data);
 };
 
 // badModel with the name of the tensor where one is missing, doubled, of wrong shape, or outside its file.

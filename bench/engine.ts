@@ -1,0 +1,196 @@
+/**
+ * Tokens a second of the CPU engine on random weights: decoding by batch size and prompts by length, each beside the
+ * bound that memory sets (the time to only read the weights, measured between the steps of the same run).
+ *
+ *   node dist/bench/engine.js [--quick] [--json] [--shape smol|qwen05] [--quantize none|q8] [--kv bf16|f32]
+ *                             [--isa auto|avx512|avx2|portable] [--threads n] [--rounds n] [--context n]
+ *
+ * Machines share memory bandwidth with neighbours, so all cases take turns and the best and the median are reported.
+ */
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+import type { Sampling } from '../src/core/types.js';
+import { encodeStep, type SequenceContent, stepWords } from '../src/native/encode.js';
+import { createEngine, createStore, destroyEngine, destroyStore, engineInfo, readWeights, step } from '../src/native/index.js';
+import { RESULT_RECORD } from '../src/native/plan.js';
+import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
+import type { EngineOptions } from '../src/native/spec.js';
+
+const GREEDY: Sampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0n,
+  topLogprobs: -1,
+  logitBias: [],
+};
+
+interface Settings {
+  readonly threads: number;
+  readonly kvDtype: EngineOptions['kvDtype'];
+  readonly isa: EngineOptions['isa'];
+  readonly rounds: number;
+  /** Tokens that each sequence has when it decodes. */
+  readonly context: number;
+  readonly batches: readonly number[];
+  readonly prompts: readonly number[];
+}
+
+interface Measured {
+  readonly name: string;
+  readonly tokens: number;
+  readonly bestMicros: number;
+  readonly medianMicros: number;
+  /** Of the best step. */
+  readonly tokensPerSecond: number;
+  /** Best time to only read the weights, as a share of the best step. */
+  readonly boundShare: number;
+}
+
+interface Report {
+  readonly shape: string;
+  readonly quantize: string;
+  readonly isa: string;
+  readonly threads: number;
+  readonly kvDtype: string;
+  readonly weightBytes: number;
+  readonly readGigabytesPerSecond: number;
+  readonly cases: Measured[];
+  readonly hash: string;
+}
+
+interface Case {
+  readonly name: string;
+  readonly plan: Int32Array;
+  readonly sequences: number;
+  readonly tokens: number;
+  readonly micros: number[];
+}
+
+/** Sequences of the same length on blocks of their own, computing their last `count` tokens. */
+function makeCase(name: string, shape: Shape, sequences: number, length: number, count: number): Case {
+  const blocks = Math.ceil(length / 16);
+  const contents = Array.from({ length: sequences }, (_, id): SequenceContent => {
+    const tokens = Int32Array.from({ length }, (_, i) => (id * 7919 + i * 104_729) % shape.vocabulary);
+    return { sampling: GREEDY, promptTokens: length, stops: new Set(), append: () => {}, tokens: () => tokens };
+  });
+  const items = contents.map((_, id) => ({
+    id,
+    start: length - count,
+    count,
+    sample: true,
+    blocks: Array.from({ length: blocks }, (_, i) => id * blocks + i),
+  }));
+  const contentOf = (id: number): SequenceContent => contents[id] as SequenceContent;
+  const plan = new Int32Array(new SharedArrayBuffer(4 * stepWords(items, contentOf)));
+  encodeStep(plan, items, contentOf);
+  return { name, plan, sequences, tokens: sequences * count, micros: [] };
+}
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+
+/** FNV-1a over the sampled tokens. */
+function hashOf(hash: number, result: Int32Array, sequences: number): number {
+  let h = hash;
+  for (let i = 0; i < sequences; i++) h = Math.imul(h ^ (result[i * RESULT_RECORD] ?? 0), 0x01000193) >>> 0;
+  return h;
+}
+
+function measure(name: keyof typeof SHAPES, quantize: EngineOptions['quantize'], settings: Settings): Report {
+  const shape: Shape = SHAPES[name];
+  const { threads, kvDtype, isa, batches, prompts, context } = settings;
+  const sequences = Math.max(...batches);
+  const longest = Math.max(...prompts, context);
+  const options = { threads, quantize, kvDtype, isa, maxBatchTokens: Math.max(longest, sequences), maxSequences: sequences };
+  const engine = createEngine(randomSpec({ ...shape, positions: longest }), options, 1);
+  const info = engineInfo(engine);
+  const store = createStore(info.blockBytes, Math.max(sequences * Math.ceil(context / 16), Math.ceil(longest / 16)), 0);
+  const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * sequences));
+  const cases = [
+    ...batches.map((batch) => makeCase(`decode ${batch}`, shape, batch, context, 1)),
+    ...prompts.map((length) => makeCase(`prompt ${length}`, shape, 1, length, length)),
+  ];
+  const fills = Array.from({ length: Math.ceil(sequences / 4) }, () => makeCase('fill', shape, 1, context, context));
+  for (const fill of fills) step(engine, store, fill.plan, result);
+  let hash = 0x811c9dc5;
+  const reads: number[] = [];
+  for (let round = 0; round <= settings.rounds; round++) {
+    for (const one of cases) {
+      const micros = step(engine, store, one.plan, result);
+      reads.push(readWeights(engine));
+      if (round > 0) one.micros.push(micros);
+      else hash = hashOf(hash, result, one.sequences);
+    }
+  }
+  destroyEngine(engine);
+  destroyStore(store);
+  const bestRead = Math.min(...reads);
+  return {
+    shape: name,
+    quantize,
+    isa: info.isa,
+    threads,
+    kvDtype,
+    weightBytes: info.weightBytes,
+    readGigabytesPerSecond: info.weightBytes / bestRead / 1e3,
+    cases: cases.map((one): Measured => {
+      const bestMicros = Math.min(...one.micros);
+      return {
+        name: one.name,
+        tokens: one.tokens,
+        bestMicros,
+        medianMicros: median(one.micros),
+        tokensPerSecond: (one.tokens / bestMicros) * 1e6,
+        boundShare: bestRead / bestMicros,
+      };
+    }),
+    hash: hash.toString(16).padStart(8, '0'),
+  };
+}
+
+function print(report: Report): void {
+  const { shape, quantize, isa, threads, kvDtype, weightBytes, readGigabytesPerSecond } = report;
+  console.log(
+    `${shape} ${quantize === 'none' ? 'bf16' : quantize}, ${isa}, ${threads} threads, ${kvDtype} KV: ${(weightBytes / 1e6).toFixed(0)} MB of weights, read at ${readGigabytesPerSecond.toFixed(1)} GB/s`,
+  );
+  for (const one of report.cases) {
+    console.log(
+      `  ${one.name.padEnd(11)} ${one.tokensPerSecond.toFixed(1).padStart(8)} tokens/s at best, ${((one.tokens / one.medianMicros) * 1e6).toFixed(1).padStart(8)} in the median; ` +
+        `step ${(one.bestMicros / 1e3).toFixed(2)} ms, ${(100 * one.boundShare).toFixed(0)} % of it reading weights`,
+    );
+  }
+  console.log(`  hash ${report.hash}`);
+}
+
+const { values: flags } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    shape: { type: 'string', multiple: true },
+    quantize: { type: 'string', multiple: true },
+    kv: { type: 'string', default: 'bf16' },
+    isa: { type: 'string', default: 'auto' },
+    threads: { type: 'string', default: String(availableParallelism()) },
+    rounds: { type: 'string' },
+    context: { type: 'string', default: '128' },
+  },
+});
+
+const settings: Settings = {
+  threads: Number(flags.threads),
+  kvDtype: flags.kv as Settings['kvDtype'],
+  isa: flags.isa as Settings['isa'],
+  rounds: Number(flags.rounds ?? (flags.quick ? 1 : 12)),
+  context: flags.quick ? 32 : Number(flags.context),
+  batches: flags.quick ? [1, 4] : [1, 8, 16, 32],
+  prompts: flags.quick ? [32] : [128, 512],
+};
+const shapes = (flags.shape ?? (flags.quick ? ['smol'] : Object.keys(SHAPES))) as (keyof typeof SHAPES)[];
+const kinds = (flags.quantize ?? ['none', 'q8']) as EngineOptions['quantize'][];
+const reports = shapes.flatMap((shape) => kinds.map((quantize) => measure(shape, quantize, settings)));
+if (flags.json) console.log(JSON.stringify(reports));
+else for (const report of reports) print(report);

@@ -1,0 +1,168 @@
+/**
+ * Gigabytes a second of swapping KV between device and host memory, by length of the runs: as one native call, as one
+ * task a run on the swap workers, and in the pattern of a layout by layers (two small copies a layer and block) on the
+ * same bytes; beside a plain memory copy of all of them.
+ *
+ *   node dist/bench/swap.js [--quick] [--json] [--rounds n] [--threads n]
+ *
+ * All cases take turns; the best and the median of the rounds are reported, in the direction out and back in.
+ */
+import { createHash } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { copyBytes, copyRuns, createStore, Direction, destroyStore, Memory, readStore, writeStore } from '../src/native/index.js';
+import { createPools } from '../src/native/pool.js';
+
+/** KV of SmolLM2-135M in bf16: 30 layers, 3 key-value heads of 64. */
+const LAYERS = 30;
+const SIDE_BYTES = 16 * 3 * 64 * 2;
+const BLOCK_BYTES = LAYERS * 2 * SIDE_BYTES;
+
+interface Case {
+  readonly name: string;
+  readonly copies: number;
+  /** Copies all blocks; answers microseconds. */
+  readonly copy: (direction: Direction) => number | Promise<number>;
+  readonly micros: number[];
+}
+
+interface Measured {
+  readonly name: string;
+  readonly copies: number;
+  readonly bestMicros: number;
+  readonly medianMicros: number;
+  /** Of the best round. */
+  readonly gigabytesPerSecond: number;
+}
+
+const { values: flags } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    threads: { type: 'string', default: '2' },
+  },
+});
+const rounds = Number(flags.rounds ?? (flags.quick ? 2 : 15));
+const blocks = flags.quick ? 64 : 256;
+const bytes = blocks * BLOCK_BYTES;
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+
+function shared(words: readonly number[]): Int32Array {
+  const array = new Int32Array(new SharedArrayBuffer(4 * words.length));
+  array.set(words);
+  return array;
+}
+
+/** All blocks as runs of this length, each to another place: the order of runs is reversed in the target. */
+function runsOf(length: number): number[][] {
+  const count = blocks / length;
+  return Array.from({ length: count }, (_, i) => [i * length, (count - 1 - i) * length, length]);
+}
+
+const back = (runs: readonly number[][]): number[][] => runs.map(([from = 0, to = 0, length = 0]) => [to, from, length]);
+
+/** Each block in 2 x layers pieces, [layer][keys, values][block]: where they lie when blocks are kept layer by layer. */
+function piecesByLayer(): Float64Array {
+  const pieces: number[] = [];
+  for (let block = 0; block < blocks; block++) {
+    for (let side = 0; side < 2 * LAYERS; side++) {
+      const from = (side * blocks + block) * SIDE_BYTES;
+      const to = (side * blocks + (blocks - 1 - block)) * SIDE_BYTES;
+      pieces.push(from, to, SIDE_BYTES);
+    }
+  }
+  return Float64Array.from(pieces);
+}
+
+const store = createStore(BLOCK_BYTES, blocks, blocks);
+const pools = createPools({ swapThreads: Number(flags.threads) });
+const lengths = [1, 4, 16, 64, 256].filter((length) => length <= blocks);
+const pieces = piecesByLayer();
+const device = Buffer.alloc(bytes);
+for (let i = 0; i < bytes; i += 4) device.writeUInt32LE(Math.imul(i, 2_654_435_761) >>> 0, i);
+const host = Buffer.alloc(bytes);
+
+const timed = (copy: () => void): number => {
+  const start = performance.now();
+  copy();
+  return (performance.now() - start) * 1e3;
+};
+
+async function asTasks(runs: readonly Int32Array[], direction: Direction): Promise<number> {
+  const start = performance.now();
+  await Promise.all(runs.map((run) => pools.copy(store, direction, run)));
+  return (performance.now() - start) * 1e3;
+}
+
+function runCases(length: number): Case[] {
+  const runs = runsOf(length);
+  const ways = [runs, back(runs)];
+  const calls = ways.map((way) => shared(way.flat()));
+  const tasks = ways.map((way) => way.map(shared));
+  const at = (direction: Direction): 0 | 1 => (direction === Direction.deviceToHost ? 0 : 1);
+  const name = `runs of ${length}`;
+  return [
+    {
+      name: `${name}, one call`,
+      copies: runs.length,
+      copy: (way) => copyRuns(store, way, calls[at(way)] as Int32Array),
+      micros: [],
+    },
+    { name: `${name}, one task`, copies: runs.length, copy: (way) => asTasks([calls[at(way)] as Int32Array], way), micros: [] },
+    {
+      name: `${name}, a task each`,
+      copies: runs.length,
+      copy: (way) => asTasks(tasks[at(way)] as Int32Array[], way),
+      micros: [],
+    },
+  ];
+}
+
+const cases: Case[] = [
+  ...lengths.flatMap(runCases),
+  { name: 'pieces by layer, one call', copies: pieces.length / 3, copy: (way) => copyBytes(store, way, pieces), micros: [] },
+  { name: 'plain memory copy', copies: 1, copy: () => timed(() => device.copy(host)), micros: [] },
+];
+
+writeStore(store, Memory.device, 0, device);
+for (let round = 0; round <= rounds; round++) {
+  for (const one of cases) {
+    for (const way of [Direction.deviceToHost, Direction.hostToDevice]) {
+      const micros = await one.copy(way);
+      if (round > 0) one.micros.push(micros);
+    }
+  }
+}
+readStore(store, Memory.device, 0, host);
+const hash = createHash('sha256').update(host).digest('hex').slice(0, 16);
+const whole = host.equals(device);
+await pools.close();
+destroyStore(store);
+
+const measured = cases.map((one): Measured => {
+  const bestMicros = Math.min(...one.micros);
+  return {
+    name: one.name,
+    copies: one.copies,
+    bestMicros,
+    medianMicros: median(one.micros),
+    gigabytesPerSecond: bytes / bestMicros / 1e3,
+  };
+});
+if (flags.json) {
+  console.log(JSON.stringify({ blocks, blockBytes: BLOCK_BYTES, cases: measured, hash }));
+} else {
+  console.log(`${blocks} blocks of ${BLOCK_BYTES} bytes (${(bytes / 1e6).toFixed(0)} MB)`);
+  for (const { name, copies, bestMicros, medianMicros, gigabytesPerSecond } of measured) {
+    console.log(
+      `  ${name.padEnd(26)} ${String(copies).padStart(6)} copies  ${gigabytesPerSecond.toFixed(1).padStart(6)} GB/s at best  ` +
+        `${(bestMicros / 1e3).toFixed(2).padStart(7)} ms, median ${(medianMicros / 1e3).toFixed(2)} ms`,
+    );
+  }
+  console.log(`  hash ${hash}`);
+}
+if (!whole) {
+  console.error('the blocks did not come back as they went');
+  process.exitCode = 1;
+}
