@@ -55,6 +55,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
     keepAliveTimeout: KEEP_ALIVE_MILLIS,
     http: { headersTimeout: HEADERS_MILLIS_MAX, maxHeaderSize: HEADER_BYTES_MAX },
     routerOptions: { maxParamLength: 512 },
+    // It would also cut the hooks of `close`, and with them every drain of more than ten seconds.
+    pluginTimeout: 0,
     return503OnClosing: false,
     frameworkErrors: (error, _request, reply) => void answerError(reply, error, config),
     clientErrorHandler: answerUnparsed,

@@ -255,7 +255,7 @@ describe('a server that is told to go', () => {
       const finishes = chunks.flatMap((chunk) => chunk?.choices ?? []).filter(({ finish_reason }) => finish_reason === 'length');
       expect(new Set(finishes.map(({ index }) => index)).size).toBe(12);
       expect(answer.status).toBe(200);
-      expect(await server.exited).toBe(0);
+      expect(await server.exited, server.output()).toBe(0);
       expect(performance.now() - told).toBeLessThan(25_000);
       expect(server.output()).toContain(`${signal}: draining for up to 30 s`);
     },
@@ -268,7 +268,7 @@ describe('a server that is told to go', () => {
     await until('all are there', async () => (await server.metric('fastswitch_requests{state="queued"}')) === 56);
     const told = performance.now();
     server.process.kill('SIGTERM');
-    expect(await server.exited).toBe(0);
+    expect(await server.exited, server.output()).toBe(0);
     expect(performance.now() - told).toBeLessThan(5_000);
     const [[stream], [answer]] = (await Promise.all([streaming.answers(1), whole.answers(1)])) as [[RawAnswer], [RawAnswer]];
     const chunks = chunksOf(stream);
@@ -322,7 +322,7 @@ describe('a server that is told to go', () => {
     server.process.kill('SIGINT');
     const [stream] = (await client.answers(1)) as [RawAnswer];
     expect(chunksOf(stream).at(-2)?.choices[0]?.finish_reason).toBe('length');
-    expect(await server.exited).toBe(0);
+    expect(await server.exited, server.output()).toBe(0);
   });
 
   it('while it idles goes at once, with nothing to say but that', async () => {

@@ -209,6 +209,21 @@ describe('closing', () => {
     socket.destroy();
   });
 
+  test('may take longer than the ten seconds that the framework would give it', async () => {
+    const at = await serving({ listen: true, config: { drainSeconds: 30 } });
+    const running = fetch(`${at.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model: 'tiny', prompt: 'x' }),
+    });
+    await until(() => at.system.requests.length === 1);
+    const closed = at.server.close();
+    await new Promise((resolve) => setTimeout(resolve, 10_500));
+    at.system.requests[0]?.end(ENDED);
+    expect((await running).status).toBe(200);
+    await closed;
+  });
+
   test('with nothing to do is quick', async () => {
     const at = await serving({ listen: true, config: { drainSeconds: 60 } });
     await (await fetch(`${at.url}/health`)).text();

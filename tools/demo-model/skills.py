@@ -255,5 +255,5 @@ def fallback(rng, d):
 
 SKILLS = {"greet": greet, "small talk": how_are_you, "who": who, "thanks": thanks, "goodbye": goodbye, "count": count, "add": add, "subtract": subtract, "multiply": multiply,
           "compare": compare, "after": after, "days": days, "colours": colours, "opposite": opposite, "story": story, "joke": joke, "repeat": repeat, "fallback": fallback}
-SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 3, "goodbye": 4, "count": 7, "add": 20, "subtract": 18, "multiply": 8, "compare": 20, "after": 3, "days": 5,
+SKILL_WEIGHTS = {"greet": 3, "small talk": 4, "who": 5, "thanks": 3, "goodbye": 4, "count": 7, "add": 20, "subtract": 18, "multiply": 8, "compare": 30, "after": 3, "days": 5,
                  "colours": 4, "opposite": 8, "story": 6, "joke": 1.5, "repeat": 14, "fallback": 8}
