@@ -25,7 +25,7 @@ const GREEDY: Sampling = {
   presencePenalty: 0,
   repetitionPenalty: 1,
   seed: 0n,
-  topLogprobs: -1,
+  topLogprobs: 0,
   logitBias: [],
 };
 
@@ -71,9 +71,8 @@ interface Case {
   readonly micros: number[];
 }
 
-/** Sequences of the same length on blocks of their own, computing their last `count` tokens. */
-function makeCase(name: string, shape: Shape, sequences: number, length: number, count: number): Case {
-  const blocks = Math.ceil(length / 16);
+/** Sequences of the same length, each on `blocks` blocks of its own, computing their last `count` tokens. */
+function makeCase(name: string, shape: Shape, blocks: number, sequences: number, length: number, count: number): Case {
   const contents = Array.from({ length: sequences }, (_, id): SequenceContent => {
     const tokens = Int32Array.from({ length }, (_, i) => (id * 7919 + i * 104_729) % shape.vocabulary);
     return { sampling: GREEDY, promptTokens: length, stops: new Set(), append: () => {}, tokens: () => tokens };
@@ -93,10 +92,12 @@ function makeCase(name: string, shape: Shape, sequences: number, length: number,
 
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
-/** FNV-1a over the sampled tokens. */
+/** FNV-1a over the sampled tokens and the bits of their logprobs. */
 function hashOf(hash: number, result: Int32Array, sequences: number): number {
   let h = hash;
-  for (let i = 0; i < sequences; i++) h = Math.imul(h ^ (result[i * RESULT_RECORD] ?? 0), 0x01000193) >>> 0;
+  for (let i = 0; i < sequences; i++) {
+    for (const word of result.subarray(i * RESULT_RECORD, i * RESULT_RECORD + 2)) h = Math.imul(h ^ word, 0x01000193) >>> 0;
+  }
   return h;
 }
 
@@ -108,14 +109,19 @@ function measure(name: keyof typeof SHAPES, quantize: EngineOptions['quantize'],
   const options = { threads, quantize, kvDtype, isa, maxBatchTokens: Math.max(longest, sequences), maxSequences: sequences };
   const engine = createEngine(randomSpec({ ...shape, positions: longest }), options, 1);
   const info = engineInfo(engine);
-  const store = createStore(info.blockBytes, Math.max(sequences * Math.ceil(context / 16), Math.ceil(longest / 16)), 0);
+  const blocks = Math.ceil(longest / 16);
+  const store = createStore(info.blockBytes, sequences * blocks, 0);
   const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * sequences));
   const cases = [
-    ...batches.map((batch) => makeCase(`decode ${batch}`, shape, batch, context, 1)),
-    ...prompts.map((length) => makeCase(`prompt ${length}`, shape, 1, length, length)),
+    ...batches.map((batch) => makeCase(`decode ${batch}`, shape, blocks, batch, context, 1)),
+    ...prompts.map((length) => makeCase(`prompt ${length}`, shape, blocks, 1, length, length)),
   ];
-  const fills = Array.from({ length: Math.ceil(sequences / 4) }, () => makeCase('fill', shape, 1, context, context));
-  for (const fill of fills) step(engine, store, fill.plan, result);
+  // Every context is written once: memory that was never touched would read faster than it is.
+  const chunk = Math.max(1, Math.floor(options.maxBatchTokens / sequences));
+  for (let length = 0; length < context; length += chunk) {
+    const end = Math.min(length + chunk, context);
+    step(engine, store, makeCase('fill', shape, blocks, sequences, end, end - length).plan, result);
+  }
   let hash = 0x811c9dc5;
   const reads: number[] = [];
   for (let round = 0; round <= settings.rounds; round++) {

@@ -10,7 +10,7 @@ import type { Histogram } from '../core/metrics.js';
 import type { ModelInfo } from './model.js';
 
 /** A system that does not answer within this is left out of the page. */
-const SNAPSHOT_MILLIS_MAX = 2_000;
+const SNAPSHOT_MILLIS_MAX = 5_000;
 
 interface Sample {
   readonly metricName?: string;

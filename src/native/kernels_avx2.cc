@@ -124,54 +124,71 @@ LANES void storeBytes(int8_t* to, Lanes x) {
 namespace fastswitch {
 namespace {
 
-// 8 outputs x Rows inputs. AVX2 multiplies unsigned by signed bytes and adds pairs with saturation, which |weight| <=
-// 127 times |input| <= 127 cannot reach: the weight's sign moves to the input.
-template <int Rows>
+// 8 * Columns outputs x Rows inputs. AVX2 multiplies unsigned by signed bytes and adds pairs with saturation, which
+// |weight| <= 127 times |input| <= 127 cannot reach: the weight's sign moves to the input.
+template <int Rows, int Columns>
 LANES void q8Tile(const Product& p, int column) {
   const __m256i offset = _mm256_set1_epi8(-128);
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256 sums[Rows];
+  __m256 sums[Rows][Columns];
 #pragma GCC unroll 4
-  for (int r = 0; r < Rows; r++) sums[r] = _mm256_setzero_ps();
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; c++) sums[r][c] = _mm256_setzero_ps();
+  }
   for (int g = 0; g < p.groups; g++) {
     const auto* weights = reinterpret_cast<const Q8Weights*>(p.panel) + g;
-    __m256i products[Rows];
+    __m256i products[Rows][Columns];
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; r++) products[r] = _mm256_setzero_si256();
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; c++) products[r][c] = _mm256_setzero_si256();
+    }
 #pragma GCC unroll 8
     for (int k = 0; k < 8; k++) {
-      const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&weights->weights[k][column][0]));
-      const __m256i weight = _mm256_xor_si256(stored, offset);
-      const __m256i magnitude = _mm256_abs_epi8(weight);
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; c++) {
+        const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&weights->weights[k][column + 8 * c][0]));
+        const __m256i weight = _mm256_xor_si256(stored, offset);
+        const __m256i magnitude = _mm256_abs_epi8(weight);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; r++) {
+          const auto* row = reinterpret_cast<const Q8Inputs*>(p.inputs + r * p.stride) + g;
+          int32_t four;
+          __builtin_memcpy(&four, row->values + 4 * k, sizeof four);
+          const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(_mm256_set1_epi32(four), weight));
+          products[r][c] = _mm256_add_epi32(products[r][c], _mm256_madd_epi16(pairs, ones));
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; c++) {
+      const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights->scales + column + 8 * c)));
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
         const auto* row = reinterpret_cast<const Q8Inputs*>(p.inputs + r * p.stride) + g;
-        int32_t four;
-        __builtin_memcpy(&four, row->values + 4 * k, sizeof four);
-        const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(_mm256_set1_epi32(four), weight));
-        products[r] = _mm256_add_epi32(products[r], _mm256_madd_epi16(pairs, ones));
+        sums[r][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[r][c]), _mm256_mul_ps(scales, _mm256_set1_ps(row->scale)), sums[r][c]);
       }
-    }
-    const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights->scales + column)));
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; r++) {
-      const auto* row = reinterpret_cast<const Q8Inputs*>(p.inputs + r * p.stride) + g;
-      sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[r]), _mm256_mul_ps(scales, _mm256_set1_ps(row->scale)), sums[r]);
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; r++) {
-    float* to = p.output + r * p.outputStride + column;
-    _mm256_storeu_ps(to, p.add ? _mm256_add_ps(_mm256_loadu_ps(to), sums[r]) : sums[r]);
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; c++) {
+      float* to = p.output + r * p.outputStride + column + 8 * c;
+      _mm256_storeu_ps(to, p.add ? _mm256_add_ps(_mm256_loadu_ps(to), sums[r][c]) : sums[r][c]);
+    }
   }
 }
 
+// A single row takes the whole panel at once, in the order in which it lies in memory.
 template <int Rows>
 void q8Product(const Product& p) {
   if constexpr (Rows > 1) {
     if (p.rows < Rows) return q8Product<Rows - 1>(p);
   }
-  for (int column = 0; column < kPanelRows; column += 8) q8Tile<Rows>(p, column);
+  constexpr int columns = Rows == 1 ? 4 : 1;
+  for (int column = 0; column < kPanelRows; column += 8 * columns) q8Tile<Rows, columns>(p, column);
 }
 
 constexpr Kernels makeKernels() {
