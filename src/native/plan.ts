@@ -37,7 +37,7 @@ export const Field = {
   seedHigh: 14,
   /** Number of the draw: the count of tokens generated before. The random number depends on (seed, draw) only. */
   draw: 15,
-  /** -1: no logprobs; 0: of the sampled token; n: and of the n likeliest. Of the distribution before temperature. */
+  /** -1: no logprobs; 0: of the sampled token; n: and of the n likeliest. Of the raw logits, before bias and penalties. */
   topLogprobs: 16,
   /** List of `biasCount` pairs (token, bias). */
   bias: 17,
