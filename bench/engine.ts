@@ -9,6 +9,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
+import { GREEDY } from '../src/core/config.js';
 import type { Sampling } from '../src/core/types.js';
 import { encodeStep, type SequenceContent, stepWords } from '../src/native/encode.js';
 import { createEngine, createStore, destroyEngine, destroyStore, engineInfo, readWeights, step } from '../src/native/index.js';
@@ -16,18 +17,7 @@ import { RESULT_RECORD } from '../src/native/plan.js';
 import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
 import type { EngineOptions } from '../src/native/spec.js';
 
-const GREEDY: Sampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  repetitionPenalty: 1,
-  seed: 0n,
-  topLogprobs: 0,
-  logitBias: [],
-};
+const SAMPLING: Sampling = { ...GREEDY, topLogprobs: 0 };
 
 interface Settings {
   readonly threads: number;
@@ -75,7 +65,7 @@ interface Case {
 function makeCase(name: string, shape: Shape, blocks: number, sequences: number, length: number, count: number): Case {
   const contents = Array.from({ length: sequences }, (_, id): SequenceContent => {
     const tokens = Int32Array.from({ length }, (_, i) => (id * 7919 + i * 104_729) % shape.vocabulary);
-    return { sampling: GREEDY, promptTokens: length, stops: new Set(), append: () => {}, tokens: () => tokens };
+    return { sampling: SAMPLING, promptTokens: length, stops: new Set(), append: () => {}, tokens: () => tokens };
   });
   const items = contents.map((_, id) => ({
     id,

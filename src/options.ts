@@ -3,8 +3,7 @@
  * printed configuration. Which values are possible is in `core/config.ts`.
  */
 import { readFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
   CHOICES,
@@ -17,6 +16,7 @@ import {
   RANGES,
 } from './core/config.js';
 import { FastswitchError } from './errors.js';
+import { packageRoot } from './native/index.js';
 
 /** Flags that are about the command line itself and no part of the configuration. */
 const CONFIG_FLAG = 'config';
@@ -378,22 +378,7 @@ function wrap(text: string): string[] {
   return [...lines, line].map((words) => ' '.repeat(INDENT) + words);
 }
 
-/** The folder of the package's package.json: above this file, built or not. */
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (readPackage(folder) === null && dirname(folder) !== folder) folder = dirname(folder);
-  return folder;
-}
-
-function readPackage(folder: string): { readonly version: string } | null {
-  try {
-    return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { version: string };
-  } catch {
-    return null;
-  }
-}
-
 /** The package's version, as in `0.1.0`. */
 export function version(): string {
-  return readPackage(packageRoot())?.version ?? 'unknown';
+  return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
 }

@@ -2,7 +2,7 @@
  * One flat, frozen configuration: defaults and the relations that must hold between values. Pure: where the values
  * come from (flags, environment, file) is `src/options.ts`.
  */
-import type { PolicyName } from './types.js';
+import type { PolicyName, Sampling } from './types.js';
 
 export interface Config {
   /** Folder of a Hugging Face checkpoint. */
@@ -127,3 +127,17 @@ export function checkConfig(config: Config): ConfigProblem | null {
   const broken = RELATIONS.find(({ key, atLeast }) => config[key] < config[atLeast]);
   return broken === undefined ? null : { type: 'relation', ...broken };
 }
+
+/** The likeliest token, always: nothing drawn, punished or reported. */
+export const GREEDY: Sampling = Object.freeze({
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  repetitionPenalty: 1,
+  seed: 0n,
+  topLogprobs: -1,
+  logitBias: [],
+});

@@ -51,7 +51,7 @@ export function statusError(status: number, message: string): FastswitchError {
 }
 
 /** This package's folder, from sources and from compiled files alike. */
-function packageRoot(): string {
+export function packageRoot(): string {
   const start = dirname(fileURLToPath(import.meta.url));
   for (let folder = start; folder !== dirname(folder); folder = dirname(folder)) {
     const file = join(folder, 'package.json');

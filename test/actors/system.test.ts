@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Answer, Hands, RequestEnd } from '../../src/actors/ports.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
+import { GREEDY } from '../../src/core/config.js';
 import type { Limits } from '../../src/core/state.js';
 import type { Content, Effect, EmittedToken } from '../../src/core/types.js';
 
@@ -9,18 +10,7 @@ const LIMITS: Limits = { policy: 'priority', deviceBlocks: 20, hostBlocks: 20, m
 const CONTENT: Content = {
   promptTokens: new Int32Array(8),
   stopTokens: [],
-  sampling: {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    frequencyPenalty: 0,
-    presencePenalty: 0,
-    repetitionPenalty: 1,
-    seed: 0n,
-    topLogprobs: -1,
-    logitBias: [],
-  },
+  sampling: GREEDY,
 };
 
 /** A runtime whose ports only note what they were told; the test answers through the door. */

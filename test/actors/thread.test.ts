@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { RequestEnd } from '../../src/actors/ports.js';
 import type { System } from '../../src/actors/system.js';
 import type * as Thread from '../../src/actors/thread.js';
-import { type Config, DEFAULTS } from '../../src/core/config.js';
+import { type Config, DEFAULTS, GREEDY } from '../../src/core/config.js';
 import type { Content, EmittedToken } from '../../src/core/types.js';
 
 const { createThreadedSystem } = (await import(
@@ -22,18 +22,7 @@ function content(seed: bigint): Content {
   return {
     promptTokens: Int32Array.of(1, 2, 3, 4, 5),
     stopTokens: [],
-    sampling: {
-      temperature: 1,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      frequencyPenalty: 0,
-      presencePenalty: 0,
-      repetitionPenalty: 1,
-      seed,
-      topLogprobs: 2,
-      logitBias: [],
-    },
+    sampling: { ...GREEDY, temperature: 1, seed, topLogprobs: 2 },
   };
 }
 

@@ -55,17 +55,17 @@ async function converse(url: string, chat: number): Promise<Turn[]> {
 
 const BLOCK_KIB = 48;
 const TIGHT = ['--device-kv', `${8 * 22 * BLOCK_KIB}KiB`, '--max-running', '48'];
-// Under fcfs nobody is preempted to let another in, only when those who run outgrow the device: fewer swaps.
+// How often depends on when answers meet; usually 40 swaps under fcfs and 130 to 200 under priority. Under fcfs nobody is preempted to let another in, only when those who run outgrow the device: fewer swaps.
 const storms: { name: string; flags: string[]; swaps: number; recomputes: number }[] = [
-  { name: 'fcfs', flags: [...TIGHT, '--policy', 'fcfs', '--threads', '1'], swaps: 20, recomputes: 0 },
-  { name: 'priority', flags: [...TIGHT, '--policy', 'priority', '--max-batch-tokens', '64'], swaps: 100, recomputes: 0 },
+  { name: 'fcfs', flags: [...TIGHT, '--policy', 'fcfs', '--threads', '1'], swaps: 10, recomputes: 0 },
+  { name: 'priority', flags: [...TIGHT, '--policy', 'priority', '--max-batch-tokens', '64'], swaps: 50, recomputes: 0 },
   {
     name: 'priority with a small host',
-    flags: [...TIGHT, '--policy', 'priority', '--host-kv', `${60 * BLOCK_KIB}KiB`],
-    swaps: 20,
-    recomputes: 20,
+    flags: [...TIGHT, '--policy', 'priority', '--host-kv', `${30 * BLOCK_KIB}KiB`],
+    swaps: 10,
+    recomputes: 10,
   },
-  { name: 'priority without a host', flags: [...TIGHT, '--policy', 'priority', '--host-kv', '0'], swaps: 0, recomputes: 100 },
+  { name: 'priority without a host', flags: [...TIGHT, '--policy', 'priority', '--host-kv', '0'], swaps: 0, recomputes: 50 },
 ];
 
 describe('the same tokens with and without preemption', () => {

@@ -1,4 +1,5 @@
 import { afterEach, expect, test, vi } from 'vitest';
+import { GREEDY } from '../../src/core/config.js';
 import { CompletionAnswers } from '../../src/http/answers.js';
 import { eventStream, KEEP_ALIVE_MILLIS } from '../../src/http/event-stream.js';
 import { Generation } from '../../src/http/generation.js';
@@ -10,19 +11,6 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const SAMPLING = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  repetitionPenalty: 1,
-  seed: 0n,
-  topLogprobs: -1,
-  logitBias: [],
-};
-
 async function streaming(): Promise<{
   system: ScriptedSystem;
   generation: Generation;
@@ -31,7 +19,7 @@ async function streaming(): Promise<{
   const tokenizer = await loadTokenizer(await byteLevelFolder());
   const system = new ScriptedSystem();
   const promptTokens = Int32Array.of(97);
-  const request = { promptTokens, sampling: SAMPLING, stopTokens: [], stop: [], maxTokens: 100, priority: 0, tenant: 'default' };
+  const request = { promptTokens, sampling: GREEDY, stopTokens: [], stop: [], maxTokens: 100, priority: 0, tenant: 'default' };
   const generation = new Generation(system, tokenizer, [request], true);
   generation.submit();
   const heading = { id: 'cmpl-1', created: 1, model: 'tiny', system_fingerprint: 'fp' };

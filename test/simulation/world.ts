@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { Agenda, simulatedHands } from '../../src/actors/simulated.js';
 import { Listeners } from '../../src/actors/stream.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
+import { GREEDY } from '../../src/core/config.js';
 import type { HardwareProfile } from '../../src/core/cost.js';
 import { Random } from '../../src/core/random.js';
 import type { Limits } from '../../src/core/state.js';
@@ -89,18 +90,7 @@ function submission(random: Random, parameters: WorldParameters): SubmitRequest 
     content: {
       promptTokens: new Int32Array(1 + random.int(parameters.promptMax)),
       stopTokens: [],
-      sampling: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        frequencyPenalty: 0,
-        presencePenalty: 0,
-        repetitionPenalty: 1,
-        seed: 0n,
-        topLogprobs: -1,
-        logitBias: [],
-      },
+      sampling: GREEDY,
     },
     maxTokens: 1 + random.int(parameters.outputMax),
     priority: random.int(4),
