@@ -51,7 +51,7 @@ function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
   if (state.draining) return void reject('draining');
   if (blocksFor(event.promptTokens + event.maxTokens) > state.limits.deviceBlocks) return void reject('too_large');
   if (waitingCount(state) >= state.limits.maxQueued) return void reject('queue_full');
-  adopt(state, newRequest(event, event.at));
+  adopt(state, newRequest(event));
 }
 
 /** Ends a request that nothing in flight holds. */

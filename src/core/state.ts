@@ -5,14 +5,12 @@
 import { BlockMemory } from './blocks.js';
 import { BLOCK_TOKENS } from './config.js';
 import { insertRanked, POLICIES, type Policy, removeRanked } from './fairness.js';
-import type { Arrival, Effect, Micros, Outcome, Phase, PolicyName, RequestId, StepId, TransferId } from './types.js';
+import type { Arrival, Effect, Outcome, Phase, PolicyName, RequestId, StepId, TransferId } from './types.js';
 
 export interface Request {
   readonly id: RequestId;
   readonly promptTokens: number;
   readonly maxTokens: number;
-  readonly tenant: string;
-  readonly arrivedAt: Micros;
   priority: number;
   phase: Phase;
   /** Where a swapped request goes on. */
@@ -90,13 +88,11 @@ export function blocksFor(tokens: number): number {
   return Math.ceil(tokens / BLOCK_TOKENS);
 }
 
-export function newRequest(arrival: Arrival, at: Micros): Request {
+export function newRequest(arrival: Arrival): Request {
   return {
     id: arrival.id,
     promptTokens: arrival.promptTokens,
     maxTokens: arrival.maxTokens,
-    tenant: arrival.tenant,
-    arrivedAt: at,
     priority: arrival.priority,
     phase: 'queued',
     resumeAs: 'prefilling',

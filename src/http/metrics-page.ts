@@ -8,6 +8,7 @@ import { collectDefaultMetrics, Registry } from 'prom-client';
 import type { System, SystemSnapshot } from '../actors/system.js';
 import type { Histogram } from '../core/metrics.js';
 import type { ModelInfo } from './model.js';
+import { within } from './within.js';
 
 /** A system that does not answer within this is left out of the page. */
 const SNAPSHOT_MILLIS_MAX = 5_000;
@@ -95,13 +96,6 @@ const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapsho
   ['fastswitch_queue_seconds', 'Arrival to first admission.', (s) => s.queueSeconds],
   ['fastswitch_request_seconds', 'Arrival to end.', (s) => s.requestSeconds],
 ];
-
-function within<T>(millis: number, promise: Promise<T>): Promise<T | null> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => resolve(null), millis);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}
 
 export class MetricsPage {
   readonly #system: System;

@@ -7,7 +7,13 @@ import type { Sampling } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import type { ChatMessage, TemplateOptions } from './chat-template.js';
 import type { SamplingDefaults } from './model.js';
-import { type ChatRequestBody, type CompletionRequestBody, type MessageBody, TOP_LOGPROBS_MAX } from './schema.js';
+import {
+  type ChatRequestBody,
+  type CompletionRequestBody,
+  FOREIGN_IN_MESSAGE,
+  type MessageBody,
+  TOP_LOGPROBS_MAX,
+} from './schema.js';
 
 /** What is common to all choices of a request. `seed` null: each choice draws one. */
 export interface Parameters {
@@ -79,18 +85,6 @@ const FOREIGN: Readonly<Record<string, readonly [Neutral, string]>> = {
   bad_words: [empty, 'use logit_bias'],
   allowed_token_ids: [never, 'use logit_bias'],
 };
-
-/** Fields of a message that clients copy from an answer; accepted where they say nothing. */
-const FOREIGN_IN_MESSAGE = [
-  'refusal',
-  'annotations',
-  'tool_calls',
-  'tool_call_id',
-  'function_call',
-  'audio',
-  'reasoning_content',
-  'reasoning',
-] as const;
 
 function unsupported(param: string, advice: string): FastswitchError {
   return new FastswitchError('unsupported_parameter', `'${param}' is not supported as given: ${advice}.`, param);

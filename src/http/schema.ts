@@ -119,6 +119,18 @@ const ContentPart = Type.Object({
   text: Type.Optional(Type.String({ title: 'a string' })),
 });
 
+/** Fields of a message that clients copy from an answer; accepted where they say nothing. */
+export const FOREIGN_IN_MESSAGE = [
+  'refusal',
+  'annotations',
+  'tool_calls',
+  'tool_call_id',
+  'function_call',
+  'audio',
+  'reasoning_content',
+  'reasoning',
+] as const;
+
 export const Message = Type.Object(
   {
     role: Type.String({ title: 'a string' }),
@@ -126,16 +138,7 @@ export const Message = Type.Object(
       Type.Union([Type.String(), Type.Array(ContentPart)], { title: 'a string or a list of {type: "text", text} parts' }),
     ),
     name: Type.Optional(Type.String({ title: 'a string' })),
-    ...unexamined([
-      'refusal',
-      'annotations',
-      'tool_calls',
-      'tool_call_id',
-      'function_call',
-      'audio',
-      'reasoning_content',
-      'reasoning',
-    ]),
+    ...unexamined(FOREIGN_IN_MESSAGE),
   },
   { title: 'an object with role and content', additionalProperties: false },
 );

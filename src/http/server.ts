@@ -19,6 +19,7 @@ import type { ModelInfo } from './model.js';
 import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse } from './schema.js';
 import { type Health, registerStatus } from './status.js';
 import type { Tokenizer } from './tokenizer.js';
+import { within } from './within.js';
 
 const IDLE_SWEEP_MILLIS = 50;
 /** A connection that has sent nothing for so long is not about to. */
@@ -230,15 +231,7 @@ async function drained(
     clearTimeout(cut);
   });
   const finished = Promise.race([system.drain(), system.failed]).then(() => open.emptied());
-  if (await within(config.drainSeconds * 1000, finished)) return;
+  if ((await within(config.drainSeconds * 1000, finished)) !== null) return;
   open.abortAll();
   await within(LAST_WORDS_MILLIS, open.emptied());
-}
-
-/** Whether the promise resolved in this time. */
-function within(millis: number, promise: Promise<void>): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => resolve(false), millis);
-    promise.then(() => resolve(true), reject).finally(() => clearTimeout(timer));
-  });
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "mix.h"
+
 namespace fastswitch {
 
 namespace {
@@ -30,13 +32,6 @@ float floatOf(int32_t word) {
   float value;
   memcpy(&value, &word, sizeof value);
   return value;
-}
-
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
 }
 
 bool changesLogits(const SamplingPlan& plan) {

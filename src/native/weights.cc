@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "mix.h"
+
 namespace fastswitch {
 
 namespace {
@@ -45,13 +47,6 @@ uint16_t toHalf(float value) {
   const uint32_t bits = asBits(value);
   const uint32_t rounded = bits + 0xfff + (bits >> 13 & 1);
   return static_cast<uint16_t>((rounded >> 13) - (112 << 10));
-}
-
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
 }
 
 // ---- finding tensors -----------------------------------------------------------------------------------------------
