@@ -16,7 +16,9 @@ export type RequestEvent =
   | { readonly type: 'ADMIT' }
   | { readonly type: 'PREFILLED' }
   | { readonly type: 'SWAP_OUT'; readonly effect: EffectOf<'swapOut'> }
+  | { readonly type: 'PARK' }
   | { readonly type: 'SWAP_IN'; readonly effect: EffectOf<'swapIn'> }
+  | { readonly type: 'RESUME' }
   | { readonly type: 'SETTLED' }
   | { readonly type: 'RECOMPUTE' }
   | { readonly type: 'ENDING' }
@@ -29,6 +31,8 @@ export interface RequestContext {
   readonly outcome: Outcome | null;
   /** It is to end as soon as what is in flight has landed: nothing new may start for it. */
   readonly ending: boolean;
+  /** It has not run since it was last queued: there is no phase to go back to, whatever it did before. */
+  readonly fresh: boolean;
   /** Transfers started. */
   readonly transfers: number;
 }
@@ -47,11 +51,14 @@ export const requestMachine = setup({
   },
   guards: {
     notEnding: ({ context }) => !context.ending,
+    fresh: ({ context }) => context.fresh,
   },
   actions: {
     startTransfer: (_, _carried: { readonly effect: SwapEffect }) => {},
     countTransfer: assign({ transfers: ({ context }) => context.transfers + 1 }),
     rememberEnding: assign({ ending: true }),
+    beFresh: assign({ fresh: true }),
+    beRunning: assign({ fresh: false }),
     noteOutcome: assign({ outcome: ({ context, event }) => (event.type === 'FINISH' ? event.outcome : context.outcome) }),
     noteRejection: assign({ outcome: 'rejected' }),
     forbid: ({ context, event, self }) => {
@@ -61,15 +68,19 @@ export const requestMachine = setup({
   },
 }).createMachine({
   id: 'request',
-  context: ({ input }) => ({ id: input.id, outcome: null, ending: false, transfers: 0 }),
+  context: ({ input }) => ({ id: input.id, outcome: null, ending: false, fresh: true, transfers: 0 }),
   initial: 'queued',
   states: {
     queued: {
+      entry: 'beFresh',
       on: {
         ADMIT: [{ guard: 'notEnding', target: '#request.running.prefilling' }, { actions: 'forbid' }],
         PREFILLED: { actions: 'forbid' },
         SWAP_OUT: { actions: 'forbid' },
-        SWAP_IN: { actions: 'forbid' },
+        PARK: { actions: 'forbid' },
+        /** Blocks of its context were found on the host. */
+        SWAP_IN: [{ guard: 'notEnding', target: 'swapping-in' }, { actions: 'forbid' }],
+        RESUME: { actions: 'forbid' },
         SETTLED: { actions: 'forbid' },
         RECOMPUTE: { actions: 'forbid' },
         ENDING: { actions: 'forbid' },
@@ -78,17 +89,20 @@ export const requestMachine = setup({
       },
     },
     running: {
+      entry: 'beRunning',
       initial: 'prefilling',
       states: {
         prefilling: { on: { PREFILLED: 'decoding' } },
         decoding: { on: { PREFILLED: { actions: 'forbid' } } },
-        /** Back to the phase from which it was swapped out. */
+        /** Back to the phase that it was swapped out or parked in. */
         resumed: { type: 'history' },
       },
       on: {
         ADMIT: { actions: 'forbid' },
         SWAP_OUT: [{ guard: 'notEnding', target: 'swapping-out' }, { actions: 'forbid' }],
+        PARK: [{ guard: 'notEnding', target: 'swapped' }, { actions: 'forbid' }],
         SWAP_IN: { actions: 'forbid' },
+        RESUME: { actions: 'forbid' },
         SETTLED: { actions: 'forbid' },
         RECOMPUTE: 'queued',
         ENDING: { actions: 'rememberEnding' },
@@ -102,7 +116,9 @@ export const requestMachine = setup({
         ADMIT: { actions: 'forbid' },
         PREFILLED: { actions: 'forbid' },
         SWAP_OUT: { actions: 'forbid' },
+        PARK: { actions: 'forbid' },
         SWAP_IN: { actions: 'forbid' },
+        RESUME: { actions: 'forbid' },
         SETTLED: 'swapped',
         RECOMPUTE: 'queued',
         ENDING: { actions: 'rememberEnding' },
@@ -115,7 +131,9 @@ export const requestMachine = setup({
         ADMIT: { actions: 'forbid' },
         PREFILLED: { actions: 'forbid' },
         SWAP_OUT: { actions: 'forbid' },
+        PARK: { actions: 'forbid' },
         SWAP_IN: [{ guard: 'notEnding', target: 'swapping-in' }, { actions: 'forbid' }],
+        RESUME: [{ guard: 'notEnding', target: '#request.running.resumed' }, { actions: 'forbid' }],
         SETTLED: { actions: 'forbid' },
         RECOMPUTE: 'queued',
         ENDING: { actions: 'forbid' },
@@ -129,8 +147,10 @@ export const requestMachine = setup({
         ADMIT: { actions: 'forbid' },
         PREFILLED: { actions: 'forbid' },
         SWAP_OUT: { actions: 'forbid' },
+        PARK: { actions: 'forbid' },
         SWAP_IN: { actions: 'forbid' },
-        SETTLED: '#request.running.resumed',
+        RESUME: { actions: 'forbid' },
+        SETTLED: [{ guard: 'fresh', target: '#request.running.prefilling' }, '#request.running.resumed'],
         RECOMPUTE: 'queued',
         ENDING: { actions: 'rememberEnding' },
         FINISH: { actions: 'forbid' },

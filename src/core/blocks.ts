@@ -6,6 +6,9 @@
  * A block is in exactly one place: in a free run, in the table of an owner, or in the unused tail that an owner keeps
  * behind its last block to grow into. Tails count as free: they are handed over when nothing else is left. The idea of
  * groups sized to the request, and of taking over the unused tail of another, is FastSwitch's (arXiv 2411.18424).
+ *
+ * Owners are any safe integers; one without blocks has an empty table. The cost of a call is logarithmic in the memory
+ * for each run that it touches, and linear in the blocks that it moves. A call that throws has changed nothing.
  */
 
 /** Blocks [first, first + length) of one memory. */
@@ -14,13 +17,14 @@ export interface BlockRun {
   readonly length: number;
 }
 
+/** What an owner has. Its table is never empty between two calls: who has no blocks has no holding. */
 interface Holding {
-  readonly owner: number;
   readonly table: number[];
   /** Blocks behind the last one of the table that nobody uses. */
   tail: number;
-  /** In a transfer. */
-  held: boolean;
+  /** Positions [heldFrom, heldTo) of the table are in a transfer; both are 0 while none is. */
+  heldFrom: number;
+  heldTo: number;
 }
 
 const NO_BLOCKS: readonly number[] = Object.freeze([]);
@@ -29,9 +33,6 @@ export class BlockMemory {
   readonly total: number;
   readonly #holdings = new Map<number, Holding>();
   readonly #freeRuns: RunsByLength;
-  /** Length of the free run that starts (ends) at a block; 0 where none does. */
-  readonly #lengthFromFirst: Int32Array;
-  readonly #lengthToLast: Int32Array;
   readonly #tails: RunsByLength;
   /** The holding whose tail starts at a block. */
   readonly #tailHoldings = new Map<number, Holding>();
@@ -45,8 +46,6 @@ export class BlockMemory {
     this.total = total;
     this.#freeRuns = new RunsByLength(total);
     this.#tails = new RunsByLength(total);
-    this.#lengthFromFirst = new Int32Array(total + 1);
-    this.#lengthToLast = new Int32Array(total + 1);
     if (total > 0) this.#addFree(0, total);
   }
 
@@ -55,12 +54,12 @@ export class BlockMemory {
     return this.#inFreeRuns + this.#inTails;
   }
 
-  /** Blocks in the tables of held owners, that is in a transfer. */
+  /** Blocks in held ranges, that is in a transfer. */
   get moving(): number {
     return this.#moving;
   }
 
-  /** The owner's blocks in order of position. Borrowed and live: the same array until the owner is released. */
+  /** The owner's blocks in order of position. Borrowed and live: the same array until the owner has none left. */
   table(owner: number): readonly number[] {
     return this.#holdings.get(owner)?.table ?? NO_BLOCKS;
   }
@@ -71,11 +70,12 @@ export class BlockMemory {
    * number of runs stays small. Up to `reserve` blocks that then follow the last one stay with the owner as its tail.
    */
   grow(owner: number, count: number, reserve = 0): boolean {
-    if (!(Number.isInteger(count) && count >= 0)) throw new Error(`blocks: owner ${owner} grows by ${count}`);
+    if (!(Number.isInteger(count) && count >= 0 && Number.isInteger(reserve) && reserve >= 0)) {
+      throw new Error(`blocks: owner ${owner} grows by ${count} with a reserve of ${reserve}`);
+    }
     if (count > this.free) return false;
     if (count === 0) return true;
-    const holding = this.#holdings.get(owner) ?? this.#newHolding(owner);
-    if (holding.held) throw new Error(`blocks: owner ${owner} grows while its blocks are in a transfer`);
+    const holding = this.#holdings.get(owner) ?? this.#newHolding(owner, []);
     let missing = count - this.#takeOwnTail(holding, count);
     while (this.#inFreeRuns < missing) this.#reclaimHalfOfLongestTail();
     while (missing > 0) missing -= this.#takeFree(holding, missing, reserve);
@@ -83,61 +83,91 @@ export class BlockMemory {
     return true;
   }
 
-  /** From now on a transfer touches all blocks of the owner: they can be neither released nor added to. */
-  hold(owner: number): void {
+  /**
+   * From now on a transfer touches positions [from, to) of the owner's table: these blocks can be neither given back nor
+   * given to another. The owner may grow meanwhile. Throws where the range is empty or beyond the table, or where the
+   * owner is held already.
+   */
+  hold(owner: number, from = 0, to = this.table(owner).length): void {
     const holding = this.#holdings.get(owner);
     if (holding === undefined) throw new Error(`blocks: owner ${owner} is held and has no blocks`);
-    if (holding.held) throw new Error(`blocks: owner ${owner} is held twice`);
-    holding.held = true;
-    this.#moving += holding.table.length;
+    if (holding.heldTo > 0) throw new Error(`blocks: owner ${owner} is held twice`);
+    const { length } = holding.table;
+    if (!(Number.isInteger(from) && Number.isInteger(to) && 0 <= from && from < to && to <= length)) {
+      throw new Error(`blocks: positions [${from}, ${to}) of owner ${owner} with ${length} blocks are held`);
+    }
+    holding.heldFrom = from;
+    holding.heldTo = to;
+    this.#moving += to - from;
   }
 
-  /** The transfer has ended. */
+  /** The transfer has ended. Throws where the owner is not held. */
   settle(owner: number): void {
     const holding = this.#holdings.get(owner);
-    if (holding === undefined || !holding.held) throw new Error(`blocks: owner ${owner} is settled and was not held`);
-    holding.held = false;
-    this.#moving -= holding.table.length;
+    if (holding === undefined || holding.heldTo === 0) throw new Error(`blocks: owner ${owner} is settled and was not held`);
+    this.#moving -= holding.heldTo - holding.heldFrom;
+    holding.heldFrom = 0;
+    holding.heldTo = 0;
   }
 
-  /** Gives all blocks of the owner back and returns how many they were; 0 where it has none. */
+  /** The end of the owner's held range, as a position; 0 where it is not held. */
+  heldTo(owner: number): number {
+    return this.#holdings.get(owner)?.heldTo ?? 0;
+  }
+
+  /** Gives all blocks of the owner back and returns how many they were. Throws while it is held. */
   release(owner: number): number {
-    const holding = this.#holdings.get(owner);
-    if (holding === undefined) return 0;
-    const count = holding.table.length;
+    const { length } = this.table(owner);
     this.truncate(owner, 0);
-    this.#holdings.delete(owner);
-    return count;
+    return length;
   }
 
-  /** Gives back all but the first `count` blocks of the owner's table, and its unused tail. */
+  /** Gives back all but the first `count` blocks of the owner's table, and its unused tail. Throws where one is held. */
   truncate(owner: number, count: number): void {
-    const holding = this.#holdings.get(owner);
-    const length = holding?.table.length ?? 0;
-    if (!(Number.isInteger(count) && count >= 0 && count <= length)) {
-      throw new Error(`blocks: owner ${owner} with ${length} blocks is truncated to ${count}`);
-    }
-    if (holding === undefined) return;
-    if (holding.held) throw new Error(`blocks: owner ${owner} gives blocks back while they are in a transfer`);
-    this.#dropTail(holding, holding.tail);
-    for (const run of contiguousRuns(holding.table, count)) this.#addFree(run.first, run.length);
-    holding.table.length = count;
+    for (const run of contiguousRuns(this.#cutTable(owner, count))) this.#addFree(run.first, run.length);
+  }
+
+  /** What `from` has, table, tail and hold, belongs to `to` from now on. Throws where `to` has blocks. */
+  rename(from: number, to: number): void {
+    this.#expectNone(to);
+    const holding = this.#holdings.get(from);
+    if (holding !== undefined) this.#holdings.set(to, holding);
+    this.#holdings.delete(from);
+  }
+
+  /**
+   * All but the first `count` blocks of the owner's table become the table of `to`, in order; the owner's unused tail
+   * becomes free. Returns how many moved. Throws where `to` has blocks, or where one of those that move is held.
+   */
+  split(owner: number, count: number, to: number): number {
+    this.#expectNone(to);
+    const moved = this.#cutTable(owner, count);
+    if (moved.length > 0) this.#newHolding(to, moved);
+    return moved.length;
+  }
+
+  /**
+   * Appends the table of `owner` to the table of `to`; the unused tails of both become free, and `owner` has nothing
+   * left. `to` may be held, its positions stay what they are. Throws where `owner` is held, or is `to` itself.
+   */
+  join(owner: number, to: number): void {
+    if (owner === to) throw new Error(`blocks: owner ${owner} is joined to itself`);
+    const holding = this.#holdings.get(to);
+    const moved = this.#cutTable(owner, 0);
+    if (holding !== undefined) {
+      this.#dropTail(holding, holding.tail);
+      for (const block of moved) holding.table.push(block);
+    } else if (moved.length > 0) this.#newHolding(to, moved);
   }
 
   /** The owner's table as contiguous runs, in order of position. */
   runs(owner: number): readonly BlockRun[] {
-    return contiguousRuns(this.table(owner), 0);
+    return contiguousRuns(this.table(owner));
   }
 
   /** Free runs in order of their first block, without unused tails. */
   freeRuns(): readonly BlockRun[] {
-    const runs: BlockRun[] = [];
-    for (let block = 0; block < this.total; ) {
-      const length = this.#lengthFromFirst[block] ?? 0;
-      if (length > 0) runs.push({ first: block, length });
-      block += Math.max(1, length);
-    }
-    return runs;
+    return this.#freeRuns.all().sort((a, b) => a.first - b.first);
   }
 
   /** Throws an error that names the first broken invariant: every block in exactly one place, all sums right. */
@@ -156,27 +186,26 @@ export class BlockMemory {
     let inTables = 0;
     let inTails = 0;
     let moving = 0;
-    for (const { owner, table, tail, held } of this.#holdings.values()) {
-      for (const { first, length } of contiguousRuns(table, 0)) claim(first, length, `the table of ${owner}`);
-      if (tail > 0) claim(tailFirst(table), tail, `the tail of ${owner}`);
-      if (tail > 0 && !this.#tails.has(tailFirst(table), tail)) throw new Error(`blocks: the tail of ${owner} is not known`);
+    for (const [owner, holding] of this.#holdings) {
+      const { table, tail, heldFrom, heldTo } = holding;
+      if (table.length === 0 || heldTo > table.length) throw new Error(`blocks: ${owner} has ${table.length}, held to ${heldTo}`);
+      for (const { first, length } of contiguousRuns(table)) claim(first, length, `the table of ${owner}`);
+      claim(tailFirst(table), tail, `the tail of ${owner}`);
+      if (tail > 0 && this.#tailHoldings.get(tailFirst(table)) !== holding) throw new Error(`blocks: ${owner} has a lost tail`);
       inTables += table.length;
       inTails += tail;
-      if (held) moving += table.length;
+      moving += heldTo - heldFrom;
     }
     let inFreeRuns = 0;
-    let lastEnd = -1;
-    const freeRuns = this.freeRuns();
-    for (const { first, length } of freeRuns) {
+    for (const { first, length } of this.#freeRuns.all()) {
       claim(first, length, 'a free run');
-      if (first === lastEnd) throw new Error(`blocks: two free runs meet at block ${first}`);
-      if (this.#lengthToLast[first + length - 1] !== length) throw new Error(`blocks: the free run at ${first} ends elsewhere`);
-      if (!this.#freeRuns.has(first, length)) throw new Error(`blocks: the free run at ${first} is not indexed by length`);
-      lastEnd = first + length;
+      if (this.#freeRuns.lengthAt(first + length) > 0) throw new Error(`blocks: two free runs meet at block ${first + length}`);
+      if (this.#freeRuns.lengthBefore(first + length) !== length) throw new Error(`blocks: the free run at ${first} has no end`);
       inFreeRuns += length;
     }
-    if (freeRuns.length !== this.#freeRuns.size) throw new Error('blocks: the index by length has runs that are not free');
-    if (this.#tails.size !== this.#tailHoldings.size) throw new Error('blocks: tails and their owners differ in number');
+    const tails = this.#tails.all();
+    const known = tails.filter(({ first, length }) => this.#tailHoldings.get(first)?.tail === length);
+    if (known.length !== tails.length || tails.length !== this.#tailHoldings.size) throw new Error('blocks: tails of nobody');
     if (inFreeRuns !== this.#inFreeRuns) throw new Error(`blocks: ${inFreeRuns} free, counted ${this.#inFreeRuns}`);
     if (inTails !== this.#inTails) throw new Error(`blocks: ${inTails} in tails, counted ${this.#inTails}`);
     if (moving !== this.#moving) throw new Error(`blocks: ${moving} moving, counted ${this.#moving}`);
@@ -184,10 +213,28 @@ export class BlockMemory {
     if (sum !== this.total) throw new Error(`blocks: ${sum} accounted for, ${this.total} exist`);
   }
 
-  #newHolding(owner: number): Holding {
-    const holding: Holding = { owner, table: [], tail: 0, held: false };
+  #newHolding(owner: number, table: number[]): Holding {
+    const holding: Holding = { table, tail: 0, heldFrom: 0, heldTo: 0 };
     this.#holdings.set(owner, holding);
     return holding;
+  }
+
+  #expectNone(owner: number): void {
+    if (this.#holdings.has(owner)) throw new Error(`blocks: owner ${owner} gets a table and has one`);
+  }
+
+  /** Takes all but the first `count` blocks off the owner's table, for the caller to place; its tail becomes free. */
+  #cutTable(owner: number, count: number): number[] {
+    const holding = this.#holdings.get(owner);
+    const length = holding?.table.length ?? 0;
+    if (!(Number.isInteger(count) && count >= 0 && count <= length)) {
+      throw new Error(`blocks: owner ${owner} with ${length} blocks is cut to ${count}`);
+    }
+    if (holding === undefined) return [];
+    if (count < holding.heldTo) throw new Error(`blocks: owner ${owner} gives blocks away while they are in a transfer`);
+    this.#dropTail(holding, holding.tail);
+    if (count === 0) this.#holdings.delete(owner);
+    return holding.table.splice(count);
   }
 
   /** Moves up to `count` blocks from the owner's tail into its table; returns how many. */
@@ -205,7 +252,7 @@ export class BlockMemory {
   /** Moves up to `missing` blocks from one free run into the table; returns how many. There is a free run. */
   #takeFree(holding: Holding, missing: number, reserve: number): number {
     const next = tailFirst(holding.table);
-    const behind = holding.table.length > 0 ? (this.#lengthFromFirst[next] ?? 0) : 0;
+    const behind = holding.table.length > 0 ? this.#freeRuns.lengthAt(next) : 0;
     const run =
       behind > 0
         ? { first: next, length: behind }
@@ -220,7 +267,7 @@ export class BlockMemory {
   /** Lengthens the tail to `reserve` blocks, as far as the free run behind it reaches; never shortens it. */
   #keepTail(holding: Holding, reserve: number): void {
     const end = tailFirst(holding.table) + holding.tail;
-    const behind = this.#lengthFromFirst[end] ?? 0;
+    const behind = this.#freeRuns.lengthAt(end);
     const more = Math.min(reserve - holding.tail, behind);
     if (more <= 0) return;
     this.#cutFree({ first: end, length: behind }, more);
@@ -259,31 +306,19 @@ export class BlockMemory {
 
   /** These blocks are free from now on; merges them with the free runs on both sides. */
   #addFree(first: number, length: number): void {
-    const before = first > 0 ? (this.#lengthToLast[first - 1] ?? 0) : 0;
-    const after = this.#lengthFromFirst[first + length] ?? 0;
-    if (before > 0) this.#forgetFree(first - before, before);
-    if (after > 0) this.#forgetFree(first + length, after);
-    this.#noteFree(first - before, before + length + after);
+    const before = this.#freeRuns.lengthBefore(first);
+    const after = this.#freeRuns.lengthAt(first + length);
+    if (before > 0) this.#freeRuns.delete(first - before, before);
+    if (after > 0) this.#freeRuns.delete(first + length, after);
+    this.#freeRuns.add(first - before, before + length + after);
     this.#inFreeRuns += length;
   }
 
   /** Takes the first `count` blocks off a free run. */
   #cutFree(run: BlockRun, count: number): void {
-    this.#forgetFree(run.first, run.length);
-    if (count < run.length) this.#noteFree(run.first + count, run.length - count);
+    this.#freeRuns.delete(run.first, run.length);
+    if (count < run.length) this.#freeRuns.add(run.first + count, run.length - count);
     this.#inFreeRuns -= count;
-  }
-
-  #noteFree(first: number, length: number): void {
-    this.#lengthFromFirst[first] = length;
-    this.#lengthToLast[first + length - 1] = length;
-    this.#freeRuns.add(first, length);
-  }
-
-  #forgetFree(first: number, length: number): void {
-    this.#lengthFromFirst[first] = 0;
-    this.#lengthToLast[first + length - 1] = 0;
-    this.#freeRuns.delete(first, length);
   }
 }
 
@@ -296,12 +331,12 @@ function append(table: number[], first: number, count: number): void {
   for (let block = first; block < first + count; block++) table.push(block);
 }
 
-/** The blocks of a table from position `from` on as contiguous runs. */
-function contiguousRuns(table: readonly number[], from: number): BlockRun[] {
+/** Blocks in order of position as contiguous runs. */
+function contiguousRuns(table: readonly number[]): BlockRun[] {
   const runs: BlockRun[] = [];
-  let start = from;
-  for (let position = from + 1; position <= table.length; position++) {
-    const first = table[start] ?? 0;
+  let start = 0;
+  for (let position = 1; position <= table.length; position++) {
+    const first = table[start] as number;
     if (table[position] === first + position - start) continue;
     runs.push({ first, length: position - start });
     start = position;
@@ -310,72 +345,103 @@ function contiguousRuns(table: readonly number[], from: number): BlockRun[] {
 }
 
 /**
- * A set of runs ordered by length, then by first block: what best fit and "the longest" are asked of. One sorted array
- * of numbers, a run per number: a search is O(log n); an insertion also moves the numbers behind it, one memory move
- * that stays in the microseconds for the thousands of runs that a memory can fall into.
+ * Runs that do not overlap, to be asked for best fit and for the longest. For each length a list of its runs, linked both
+ * ways through arrays over their first blocks; over the lengths a binary tree of flags. Among runs of equal length the
+ * one that came last is found first.
  */
 class RunsByLength {
-  /** length x base + first: sorts by length, then by first block. Exact below 2^53. */
-  readonly #keys: number[] = [];
-  readonly #base: number;
+  /** First run by length, next and previous run of the same length by first block; -1 where there is none. */
+  readonly #heads: Int32Array;
+  readonly #next: Int32Array;
+  readonly #previous: Int32Array;
+  /** Length of the run that starts at a block, and of the one that ends before it; 0 where there is none. */
+  readonly #lengthAt: Int32Array;
+  readonly #lengthBefore: Int32Array;
+  /** The children of node i are 2i and 2i + 1, the leaf of length n is `leaves` + n: 1 where a length below has a run. */
+  readonly #some: Uint8Array;
+  readonly #leaves: number;
 
   /** Runs of a memory of `total` blocks. */
   constructor(total: number) {
-    this.#base = total + 1;
+    this.#heads = new Int32Array(total + 1).fill(-1);
+    this.#next = new Int32Array(total);
+    this.#previous = new Int32Array(total);
+    this.#lengthAt = new Int32Array(total + 1);
+    this.#lengthBefore = new Int32Array(total + 1);
+    this.#leaves = 1 << (32 - Math.clz32(total)); // lengths 0 to total
+    this.#some = new Uint8Array(2 * this.#leaves);
   }
 
-  get size(): number {
-    return this.#keys.length;
+  /** Length of the run that starts at this block; 0 where none does. The memory's end may be asked for too. */
+  lengthAt(block: number): number {
+    return this.#lengthAt[block] as number;
+  }
+
+  /** Length of the run that ends before this block; 0 where none does. */
+  lengthBefore(block: number): number {
+    return this.#lengthBefore[block] as number;
   }
 
   add(first: number, length: number): void {
-    const key = this.#key(first, length);
-    this.#keys.splice(this.#position(key), 0, key);
+    const next = this.#heads[length] as number;
+    if (next >= 0) this.#previous[next] = first;
+    this.#next[first] = next;
+    this.#previous[first] = -1;
+    this.#heads[length] = first;
+    this.#lengthAt[first] = length;
+    this.#lengthBefore[first + length] = length;
+    for (let node = this.#leaves + length; node > 0 && this.#some[node] === 0; node >>= 1) this.#some[node] = 1;
   }
 
-  /** The run must be in the set. */
+  /** The run must be there. */
   delete(first: number, length: number): void {
-    const key = this.#key(first, length);
-    const position = this.#position(key);
-    if (this.#keys[position] !== key) throw new Error(`runs: no run of ${length} blocks at ${first}`);
-    this.#keys.splice(position, 1);
+    if (this.#lengthAt[first] !== length) throw new Error(`runs: no run of ${length} blocks at ${first}`);
+    const next = this.#next[first] as number;
+    const previous = this.#previous[first] as number;
+    if (next >= 0) this.#previous[next] = previous;
+    if (previous >= 0) this.#next[previous] = next;
+    else this.#heads[length] = next;
+    this.#lengthAt[first] = 0;
+    this.#lengthBefore[first + length] = 0;
+    if (this.#heads[length] !== -1) return;
+    let node = this.#leaves + length;
+    this.#some[node] = 0;
+    for (; node > 1 && this.#some[node ^ 1] === 0; node >>= 1) this.#some[node >> 1] = 0;
   }
 
-  has(first: number, length: number): boolean {
-    const key = this.#key(first, length);
-    return this.#keys[this.#position(key)] === key;
-  }
-
-  /** The shortest run of at least `length` blocks, the first of equals; null where all are shorter. */
+  /** A shortest run of at least `length` blocks; null where all are shorter. */
   smallestOf(length: number): BlockRun | null {
-    return this.#run(this.#position(this.#key(0, length)));
-  }
-
-  /** The longest run, the last of equals; null where there is none. */
-  longest(): BlockRun | null {
-    return this.#run(this.#keys.length - 1);
-  }
-
-  #key(first: number, length: number): number {
-    return length * this.#base + first;
-  }
-
-  #run(position: number): BlockRun | null {
-    const key = this.#keys[position];
-    if (key === undefined) return null;
-    const first = key % this.#base;
-    return { first, length: (key - first) / this.#base };
-  }
-
-  /** Where the first key not below this one stands. */
-  #position(key: number): number {
-    let low = 0;
-    let high = this.#keys.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.#keys[middle] ?? 0) < key) low = middle + 1;
-      else high = middle;
+    if (length >= this.#leaves) return null;
+    let node = this.#leaves + length;
+    while (this.#some[node] === 0) {
+      // To the right neighbour, past the parents that this node is the last child of.
+      while ((node & 1) === 1) node >>= 1;
+      if (node === 0) return null;
+      node += 1;
     }
-    return low;
+    while (node < this.#leaves) node = 2 * node + 1 - (this.#some[2 * node] as number);
+    return this.#firstOf(node);
+  }
+
+  /** A longest run; null where there is none. */
+  longest(): BlockRun | null {
+    if (this.#some[1] === 0) return null;
+    let node = 1;
+    while (node < this.#leaves) node = 2 * node + (this.#some[2 * node + 1] as number);
+    return this.#firstOf(node);
+  }
+
+  /** From the shortest to the longest, as the lists have them. */
+  all(): BlockRun[] {
+    const runs: BlockRun[] = [];
+    for (let run = this.smallestOf(0); run !== null; run = this.smallestOf(run.length + 1)) {
+      for (let { first } = run; first >= 0; first = this.#next[first] as number) runs.push({ first, length: run.length });
+    }
+    return runs;
+  }
+
+  #firstOf(leaf: number): BlockRun {
+    const length = leaf - this.#leaves;
+    return { first: this.#heads[length] as number, length };
   }
 }

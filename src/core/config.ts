@@ -2,6 +2,7 @@
  * One flat, frozen configuration: defaults and the relations that must hold between values. Pure: where the values
  * come from (flags, environment, file) is `src/options.ts`.
  */
+import { type ParsedPreset, parsePreset } from './presets.js';
 import type { PolicyName, Sampling } from './types.js';
 
 export interface Config {
@@ -21,7 +22,10 @@ export interface Config {
   readonly maxQueued: number;
   /** Context limit in tokens; 0: what the model was made for. */
   readonly maxContext: number;
-  readonly policy: PolicyName;
+  /** How KV is allocated, moved and kept: the name of a preset, or one with changes (`parsePreset` reads it). */
+  readonly preset: string;
+  /** `auto`: the preset's own. */
+  readonly policy: 'auto' | PolicyName;
   /** Seed of requests that bring none. */
   readonly seed: number;
   /** Compute threads of the engine; 0: all cores. */
@@ -52,7 +56,8 @@ export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
   maxRunning: 64,
   maxQueued: 1024,
   maxContext: 0,
-  policy: 'fcfs',
+  preset: 'default',
+  policy: 'auto',
   seed: 0,
   threads: 0,
   swapThreads: 2,
@@ -70,7 +75,7 @@ export type NumberKey = KeysOf<number>;
 
 /** The values of every key that has only a few. */
 export const CHOICES = {
-  policy: ['fcfs', 'priority'],
+  policy: ['auto', 'fcfs', 'priority', 'vtc', 'mlfq'],
   quantize: ['none', 'q8'],
   kvDtype: ['auto', 'f32', 'bf16'],
   isa: ['auto', 'avx512', 'avx2', 'portable'],
@@ -114,9 +119,10 @@ const RELATIONS: readonly Relation[] = [
 
 export type ConfigProblem =
   | { readonly type: 'range'; readonly key: NumberKey; readonly range: Range }
+  | { readonly type: 'preset'; readonly key: 'preset'; readonly message: string }
   | ({ readonly type: 'relation' } & Relation);
 
-/** The first thing wrong with the numbers of a configuration; null where there is nothing. */
+/** The first thing wrong with the numbers of a configuration, or with its preset; null where there is nothing. */
 export function checkConfig(config: Config): ConfigProblem | null {
   for (const key of Object.keys(RANGES) as NumberKey[]) {
     const range = RANGES[key];
@@ -125,7 +131,16 @@ export function checkConfig(config: Config): ConfigProblem | null {
     if (!fits) return { type: 'range', key, range };
   }
   const broken = RELATIONS.find(({ key, atLeast }) => config[key] < config[atLeast]);
-  return broken === undefined ? null : { type: 'relation', ...broken };
+  if (broken !== undefined) return { type: 'relation', ...broken };
+  const preset = parsePreset(config.preset);
+  return typeof preset === 'string' ? { type: 'preset', key: 'preset', message: preset } : null;
+}
+
+/** The switches and the policy that a configuration runs under. Throws an Error for a preset that `checkConfig` refuses. */
+export function presetOf({ preset, policy }: Pick<Config, 'preset' | 'policy'>): ParsedPreset {
+  const parsed = parsePreset(preset);
+  if (typeof parsed === 'string') throw new Error(parsed);
+  return policy === 'auto' ? parsed : { ...parsed, policy };
 }
 
 /** The likeliest token, always: nothing drawn, punished or reported. */

@@ -3,7 +3,7 @@
  * fitted on what was seen lately (the policy's guess). Both are deliberately coarse: they must rank alternatives, not
  * reproduce a machine.
  */
-import type { Micros } from './types.js';
+import type { Direction, Micros } from './types.js';
 
 /** What a step is made of. */
 export interface StepFeatures {
@@ -13,9 +13,10 @@ export interface StepFeatures {
   readonly contextTokens: number;
 }
 
-export type Direction = 'out' | 'in';
-
-/** A machine with a model on it. Rates are what is reached, not what is printed on the box. */
+/**
+ * A machine with a model on it. Rates are what is reached, not what is printed on the box. They come from small files:
+ * `src/simulation/profiles/`.
+ */
 export interface HardwareProfile {
   /** Of a step, whatever is in it. */
   readonly stepMicros: Micros;
@@ -32,32 +33,15 @@ export interface HardwareProfile {
   readonly copyMicros: Micros;
   /** Of the link between device and host, one way. */
   readonly linkBytesPerMicro: number;
+  /** Share of that rate left to each direction while both run; 1: they do not touch each other. */
+  readonly duplexShare: number;
+  /** Of the model: a block without a cross-layer layout is 2 x layers copies. */
+  readonly layers: number;
+  /** Of a step without CUDA graphs, beyond `stepMicros`. */
+  readonly eagerMicros: Micros;
+  /** The buffer through which staged copies go. */
+  readonly stagingBytes: number;
 }
-
-/**
- * Llama-3-8B and Qwen1.5-32B on the machines of the FastSwitch paper (arXiv 2411.18424): 16 bit weights, data sheet rates
- * (A10 600 GB/s and 125 TFLOPS, A100 2.0 TB/s and 312 TFLOPS) times the shares reached in profiles published with the
- * Vidur simulator (0.71 of memory, 0.67 of arithmetic), 24.8 GB/s over PCIe 4, 6 us to dispatch a copy.
- */
-export const LLAMA_8B_ON_A10: HardwareProfile = Object.freeze({
-  stepMicros: 3000,
-  sequenceMicros: 20,
-  weightBytes: 14.96 * 2 ** 30,
-  kvBytesPerToken: 128 * 1024,
-  memoryBytesPerMicro: 0.71 * 600e3,
-  tokenMicros: (14.96 * 2 ** 30) / (0.67 * 125e6),
-  dispatchMicros: 6,
-  copyMicros: 1.5,
-  linkBytesPerMicro: 24.8e3,
-});
-
-export const QWEN_32B_ON_A100: HardwareProfile = Object.freeze({
-  ...LLAMA_8B_ON_A10,
-  weightBytes: 60.6 * 2 ** 30,
-  kvBytesPerToken: 256 * 1024,
-  memoryBytesPerMicro: 0.71 * 2000e3,
-  tokenMicros: (60.6 * 2 ** 30) / (0.67 * 312e6),
-});
 
 /** The roofline: reading weights and context, or computing the tokens, whichever takes longer; plus launching it. */
 export function stepMicros(profile: HardwareProfile, features: StepFeatures): Micros {
@@ -93,8 +77,9 @@ const SMALL_MACHINE: CostPrior = {
   transfer: { base: 50, run: 2, byte: 0.0002 },
 };
 
-/** Observations remembered for each kind. */
+/** Observations remembered for each kind; fitted anew when at least an eighth of them is new. */
 const RECENT = 32;
+const REFIT_SHARE = 8;
 /**
  * What it costs to double a coefficient of the prior, in squared relative residuals: the square of the noise over that of
  * how far off a prior may well be (20 times). Enough to settle what the observations leave open, no more.
@@ -112,13 +97,15 @@ interface Observation {
 
 /**
  * micros = features x coefficients, fitted on the last observations: weighted least squares on relative residuals, pulled
- * weakly towards the prior, coefficients never below 0. Fits when asked and something new was seen.
+ * weakly towards the prior, coefficients never below 0. Fits when asked and enough that is new was seen.
  */
 class RecentFit {
   readonly #prior: readonly number[];
   readonly #recent: Observation[] = [];
   #next = 0;
-  #coefficients: readonly number[] | null;
+  /** Observations that the coefficients do not know. */
+  #unseen = 0;
+  #coefficients: readonly number[];
 
   /** All coefficients of the prior are above 0. */
   constructor(prior: readonly number[]) {
@@ -129,11 +116,14 @@ class RecentFit {
   observe(features: readonly number[], micros: Micros): void {
     this.#recent[this.#next] = { features, micros: Math.max(1, micros) };
     this.#next = (this.#next + 1) % RECENT;
-    this.#coefficients = null;
+    this.#unseen += 1;
   }
 
   predict(features: readonly number[]): Micros {
-    this.#coefficients ??= this.#fit();
+    if (this.#unseen * REFIT_SHARE >= this.#recent.length && this.#unseen > 0) {
+      this.#coefficients = this.#fit();
+      this.#unseen = 0;
+    }
     return dot(this.#coefficients, features);
   }
 

@@ -2,7 +2,7 @@
  * fold(event, effects) -> counters and histograms: what /metrics, benches and tests read. Pure: time is the `at` of the
  * events, so a replay yields the same numbers. It remembers what lives (requests, transfers in flight) and no one that has ended.
  */
-import type { Effect, Event, Micros, Outcome, Phase, RequestId, StepItem, TransferId } from './types.js';
+import type { Direction, Effect, Event, Micros, Outcome, Phase, RequestId, StepItem, TransferId } from './types.js';
 
 /** counts[i] values were <= bounds[i] and > bounds[i - 1]; the last count is the overflow. */
 export interface Histogram {
@@ -10,6 +10,19 @@ export interface Histogram {
   readonly counts: number[];
   sum: number;
   count: number;
+}
+
+type TransferEffect = Extract<Effect, { type: 'swapOut' | 'swapIn' | 'mirror' | 'prefetch' }>;
+type AdmittingEffect = Extract<Effect, { type: 'admit' | 'swapIn' }>;
+
+/** Blocks of one memory. They make `total`: `free`, `moving` (in a transfer) and `used` (owned, or kept, and in no transfer). */
+export interface BlockCounts {
+  readonly free: number;
+  readonly used: number;
+  readonly moving: number;
+  readonly total: number;
+  /** Of `used`: KV that no running request needs, which stays as long as there is room: warm blocks and spare host copies. */
+  readonly kept: number;
 }
 
 export interface MetricsSnapshot {
@@ -30,22 +43,32 @@ export interface MetricsSnapshot {
   readonly steps: number;
   /** Of requests that got their first token. */
   readonly promptTokens: number;
+  /** Of `promptTokens`: those whose KV was found at the first admission. What clients see as their usage. */
+  readonly cachedPromptTokens: number;
+  /** Tokens of context, prompt or generated, whose KV was found at an admission: also at those after a recompute. */
+  readonly cachedTokens: number;
   readonly generatedTokens: number;
   /** Tokens computed by the engine, prefill (with recomputed ones) and decode. */
   readonly prefillTokensComputed: number;
   readonly decodeTokensComputed: number;
   readonly preemptions: { readonly swap: number; readonly recompute: number };
+  /** Of `preemptions.swap`: nothing was copied, the host had everything. */
+  readonly parked: number;
+  /** Swapped requests that went on without a copy, because the device still had everything. */
+  readonly resumedWithoutCopy: number;
+  /** Of preempted requests: blocks that were sent to the host, and blocks that it had already. */
+  readonly blocksSent: number;
+  readonly blocksHeld: number;
   /** Of transfers that landed. */
   readonly transfers: { readonly out: number; readonly in: number };
   readonly transferBytes: { readonly out: number; readonly in: number };
+  /** The same bytes by what they were moved for. */
+  readonly transferBytesByKind: Readonly<Record<TransferEffect['type'], number>>;
   readonly transferSeconds: { readonly out: number; readonly in: number };
   readonly transferRuns: { readonly out: number; readonly in: number };
   readonly transfersFailed: number;
   readonly stepsFailed: number;
-  /** Blocks by memory. `used`: owned and in no transfer; `moving`: in a transfer; with `free` they make `total`. */
-  readonly blocks: Readonly<
-    Record<'device' | 'host', { readonly free: number; readonly used: number; readonly moving: number; readonly total: number }>
-  >;
+  readonly blocks: Readonly<Record<'device' | 'host', BlockCounts>>;
 }
 
 /** Bounds in microseconds of what a step takes, what it costs beside the engine, and what a request takes. */
@@ -94,8 +117,6 @@ class MicrosHistogram {
   }
 }
 
-type Direction = 'out' | 'in';
-
 interface LiveRequest {
   readonly arrivedAt: Micros;
   readonly promptTokens: number;
@@ -103,11 +124,14 @@ interface LiveRequest {
   /** The phase in which it runs when it is not swapped. */
   runningPhase: 'prefilling' | 'decoding';
   admitted: boolean;
+  /** Tokens of its prompt that were found at its first admission. */
+  cachedPromptTokens: number;
   /** -1: no token yet. */
   lastTokenAt: Micros;
 }
 
 interface TransferInFlight {
+  readonly kind: TransferEffect['type'];
   readonly direction: Direction;
   readonly runs: number;
   readonly blocks: number;
@@ -142,13 +166,20 @@ export class MetricsFold {
     stepsFailed: 0,
     transfersFailed: 0,
     promptTokens: 0,
+    cachedPromptTokens: 0,
+    cachedTokens: 0,
     generatedTokens: 0,
     prefillTokensComputed: 0,
     decodeTokensComputed: 0,
+    parked: 0,
+    resumedWithoutCopy: 0,
+    blocksSent: 0,
+    blocksHeld: 0,
   };
   readonly #preemptions = { swap: 0, recompute: 0 };
   readonly #transfers = { out: 0, in: 0 };
   readonly #transferBlocks = { out: 0, in: 0 };
+  readonly #kindBlocks = { swapOut: 0, swapIn: 0, mirror: 0, prefetch: 0 };
   readonly #transferMicros = { out: 0, in: 0 };
   readonly #transferRuns = { out: 0, in: 0 };
 
@@ -165,7 +196,8 @@ export class MetricsFold {
 
   /** A copy that later events do not change. `blocks`: the two memories as they are now. */
   snapshot(blocks: MetricsSnapshot['blocks']): MetricsSnapshot {
-    const bytes = (direction: Direction) => this.#transferBlocks[direction] * this.#blockBytes;
+    const bytes = (blocks: number) => blocks * this.#blockBytes;
+    const { swapOut, swapIn, mirror, prefetch } = this.#kindBlocks;
     const seconds = (direction: Direction) => this.#transferMicros[direction] / MICROS_PER_SECOND;
     return {
       requestsByPhase: { ...this.#byPhase },
@@ -179,7 +211,13 @@ export class MetricsFold {
       ...this.#counts,
       preemptions: { ...this.#preemptions },
       transfers: { ...this.#transfers },
-      transferBytes: { out: bytes('out'), in: bytes('in') },
+      transferBytes: { out: bytes(this.#transferBlocks.out), in: bytes(this.#transferBlocks.in) },
+      transferBytesByKind: {
+        swapOut: bytes(swapOut),
+        swapIn: bytes(swapIn),
+        mirror: bytes(mirror),
+        prefetch: bytes(prefetch),
+      },
       transferSeconds: { out: seconds('out'), in: seconds('in') },
       transferRuns: { ...this.#transferRuns },
       blocks,
@@ -201,6 +239,7 @@ export class MetricsFold {
           phase: 'queued',
           runningPhase: 'prefilling',
           admitted: false,
+          cachedPromptTokens: 0,
           lastTokenAt: -1,
         });
         this.#byPhase.queued++;
@@ -235,19 +274,38 @@ export class MetricsFold {
         for (const { id } of effect.items) this.#token(this.#living(id), at);
         return;
       case 'admit':
-        this.#admit(this.#living(effect.id), at);
+        this.#admit(this.#living(effect.id), effect, at);
+        this.#enter(this.#living(effect.id), 'prefilling');
         return;
       case 'prefilled':
         this.#prefilled(this.#living(effect.id));
         return;
       case 'swapOut':
-        this.#preemptions.swap++;
-        this.#inFlight.set(effect.transfer, { direction: 'out', runs: effect.runs.length, blocks: effect.blocks });
+        this.#swappedOut(effect.blocks, effect.held);
+        this.#start(effect);
         this.#enter(this.#living(effect.id), 'swapping-out');
         return;
-      case 'swapIn':
-        this.#inFlight.set(effect.transfer, { direction: 'in', runs: effect.runs.length, blocks: effect.blocks });
-        this.#enter(this.#living(effect.id), 'swapping-in');
+      case 'park':
+        this.#swappedOut(0, effect.held);
+        this.#counts.parked++;
+        this.#enter(this.#living(effect.id), 'swapped');
+        return;
+      case 'swapIn': {
+        const request = this.#living(effect.id);
+        if (request.phase === 'queued') this.#admit(request, effect, at);
+        this.#start(effect);
+        this.#enter(request, 'swapping-in');
+        return;
+      }
+      case 'resume': {
+        const request = this.#living(effect.id);
+        this.#counts.resumedWithoutCopy++;
+        this.#enter(request, request.runningPhase);
+        return;
+      }
+      case 'mirror':
+      case 'prefetch':
+        this.#start(effect);
         return;
       case 'settled': {
         const request = this.#living(effect.id);
@@ -268,11 +326,25 @@ export class MetricsFold {
     }
   }
 
-  #admit(request: LiveRequest, at: Micros): void {
-    if (!request.admitted) this.#queue.observe(at - request.arrivedAt);
+  /** Its place is reserved; it computes at once, or when a copy of what was found has landed. */
+  #admit(request: LiveRequest, { cachedTokens }: AdmittingEffect, at: Micros): void {
+    if (!request.admitted) {
+      this.#queue.observe(at - request.arrivedAt);
+      request.cachedPromptTokens = Math.min(cachedTokens, request.promptTokens);
+    }
     request.admitted = true;
     request.runningPhase = 'prefilling';
-    this.#enter(request, 'prefilling');
+    this.#counts.cachedTokens += cachedTokens;
+  }
+
+  #swappedOut(sent: number, held: number): void {
+    this.#preemptions.swap++;
+    this.#counts.blocksSent += sent;
+    this.#counts.blocksHeld += held;
+  }
+
+  #start({ type, transfer, direction, runs, blocks }: TransferEffect): void {
+    this.#inFlight.set(transfer, { kind: type, direction, runs: runs.length, blocks });
   }
 
   #prefilled(request: LiveRequest): void {
@@ -284,7 +356,9 @@ export class MetricsFold {
     if (request.lastTokenAt >= 0) this.#tbt.observe(at - request.lastTokenAt);
     else {
       this.#ttft.observe(at - request.arrivedAt);
+      // Both here, so that their quotient is the share of prompts that was found.
       this.#counts.promptTokens += request.promptTokens;
+      this.#counts.cachedPromptTokens += request.cachedPromptTokens;
     }
     request.lastTokenAt = at;
     this.#counts.generatedTokens++;
@@ -293,10 +367,11 @@ export class MetricsFold {
   #land(id: TransferId, micros: Micros): void {
     const transfer = this.#inFlight.get(id);
     if (transfer === undefined) throw new Error(`metrics: transfer ${id} landed and was not in flight`);
-    const { direction, runs, blocks } = transfer;
+    const { kind, direction, runs, blocks } = transfer;
     this.#inFlight.delete(id);
     this.#transfers[direction]++;
     this.#transferBlocks[direction] += blocks;
+    this.#kindBlocks[kind] += blocks;
     this.#transferMicros[direction] += micros;
     this.#transferRuns[direction] += runs;
   }

@@ -1,29 +1,55 @@
 /**
- * Given rank and room: who steps, who is admitted, who is swapped out and in. Shared by all policies.
+ * Given rank and room: who runs, who is admitted, swapped out and in. Shared by all policies and all presets.
  *
  * Strict rank order: whoever waits first is served first, nobody slips past a larger request, so nobody starves behind
  * small ones. Preemption happens between steps only, takes the lowest ranks first, stops when enough is on its way
  * to be free, and does not begin where it could not suffice.
  */
-import { type Acts, blocksFor, enter, knownTokens, type Request, type State } from './state.js';
-import { runsBetween } from './transfers.js';
-import type { StepItem } from './types.js';
+import { mirror, prefetch } from './ahead.js';
+import { BLOCK_TOKENS } from './config.js';
+import { blocksOf, holdCopies, hostReserve, namesFor, recompute, takeOff, trimCopies, unpinCopies } from './flights.js';
+import { launch } from './launch.js';
+import type { Copy } from './reuse.js';
+import { deviceRoom, growDevice, headroomBlocks, soonBlocks, soonBlocksOf } from './room.js';
+import {
+  type Acts,
+  blocksFor,
+  enter,
+  fullBlocks,
+  knownTokens,
+  newOwner,
+  type Request,
+  resort,
+  type State,
+  waitingCount,
+} from './state.js';
+import type { BlockName } from './types.js';
+import type { Warm } from './warm.js';
 
-/** Largest reserve behind a request's last block group, in blocks; shrinks as memory fills (FastSwitch's block groups). */
-const GROWTH_RESERVE_BLOCKS = 16;
-
-/** How far ahead room for growth is looked for: the steps that a copy may take. */
-const LOOKAHEAD_TOKENS = 2;
-
-/** Everything that can be decided now. Running requests may be preempted only while no step is in flight. */
-export function place(state: State, acts: Acts): void {
+/**
+ * Everything that can be decided now. Running requests may be preempted only while no step is in flight. `linkFreed`: a
+ * transfer has come back, so that there may be time for another.
+ */
+export function place(state: State, acts: Acts, linkFreed: boolean): void {
+  if (state.awaited.size > 0) return; // the next step is decided on and waits for its copies
   const betweenSteps = state.step === 0;
   if (betweenSteps) {
+    state.heldUp = false;
     growDecoding(state, acts);
-    preemptAhead(state, acts);
+    if (state.limits.mechanism.waits !== 'sync') preemptAhead(state, acts);
   }
   startWaiting(state, acts, betweenSteps);
   if (betweenSteps) launch(state, acts);
+  if (state.step === 0 && state.flights.size === 0 && waitingCount(state) > 0) {
+    // Nobody is left to make a step of: those who wait need wait neither for one nor for each other.
+    state.leftSinceStep = false;
+    startWaiting(state, acts, betweenSteps);
+    launch(state, acts);
+  }
+  if (state.step !== 0 && (linkFreed || acts.step !== null)) {
+    if (state.limits.mechanism.prefetch) prefetch(state, acts);
+    if (state.limits.mechanism.mirror) mirror(state, acts);
+  }
 }
 
 /** Room for the token that each decoding request is about to write, in rank order. */
@@ -37,27 +63,15 @@ function growDecoding(state: State, acts: Acts): void {
       continue;
     }
     // Blocks on their way out are room soon: wait for them rather than send another victim after them.
-    if (outgoingBlocks(state) >= lacking) {
+    if (state.outgoingBlocks >= lacking) {
       index += 1;
       continue;
     }
     const victim = state.active[state.active.length - 1] as Request;
     // The last in rank gives way, unless what blocks it is a copy that will soon be a running request of lower rank.
-    if (victim === request && state.moving.size > 0) break;
+    if (isHeldUp(state, victim) || (victim === request && state.flights.size > 0)) break;
     preempt(state, victim, acts);
   }
-}
-
-/** Blocks that those who decode will need for their next tokens. */
-function soonBlocks(state: State): number {
-  let soon = 0;
-  for (const request of state.active) {
-    if (request.phase !== 'decoding') continue;
-    const last = request.promptTokens + request.maxTokens - 1; // the last token is sampled but never computed
-    const ahead = Math.min(request.computed + 1 + LOOKAHEAD_TOKENS, last);
-    soon += Math.max(0, blocksFor(ahead) - state.device.table(request.id).length);
-  }
-  return soon;
 }
 
 /**
@@ -67,35 +81,58 @@ function soonBlocks(state: State): number {
 function preemptAhead(state: State, acts: Acts): void {
   while (state.active.length > 1) {
     const last = state.active[state.active.length - 1] as Request;
-    if (state.host.free < blocksFor(last.computed)) return;
-    if (soonBlocks(state) <= state.device.free + outgoingBlocks(state)) return;
-    preempt(state, last, acts);
+    if (state.limits.mechanism.preemption === 'recompute') return;
+    if (soonBlocks(state) <= deviceRoom(state) + state.outgoingBlocks || isHeldUp(state, last)) return;
+    trimCopies(state, last);
+    const spare = state.copies.spare - last.copies.filter(({ pins, chains }) => pins === chains).length; // its own are no room for it
+    if (state.host.free + spare < blocksFor(last.computed) - last.copies.length) return;
+    if (!sendOff(state, last, acts)) return;
   }
 }
 
-/** Admits and resumes in rank order until the first that does not fit. */
+/**
+ * Admits and resumes in rank order. Whoever does not fit may preempt and waits for the room; those behind may preempt for
+ * themselves, but pass nobody.
+ */
 function startWaiting(state: State, acts: Acts, mayPreempt: boolean): void {
+  const waitsForStep = () => state.limits.mechanism.oneWay && state.leftSinceStep && state.active.length > 0;
+  if (waitsForStep()) return;
+  const promised = { blocks: 0, queued: 0, swapped: 0 };
   for (;;) {
-    const first = firstWaiting(state);
-    if (first === null || leavesBehindABetter(state, first)) return;
-    if (start(state, first, acts)) continue;
-    if (!mayPreempt || !makeRoom(state, first, acts)) return;
+    const next = nextWaiting(state, promised);
+    if (next === null || next.flight !== null || leavesBehindABetter(state, next)) return;
+    const startable = () => promised.blocks === 0 && !waitsForStep();
+    if (startable() && start(state, next, acts)) continue;
+    if (state.limits.mechanism.paced && linkIsFull(state, next)) return;
+    if (!mayPreempt || !makeRoom(state, next, promised, acts)) return;
+    if (startable() && start(state, next, acts)) continue;
+    promised.blocks += blocksToRun(next);
+    promised[next.phase as 'queued' | 'swapped'] += 1;
   }
 }
 
-/** The highest rank of those who wait, queued or swapped. */
-function firstWaiting({ queued, swapped, policy }: State): Request | null {
-  const [a, b] = [queued[0], swapped[0]];
+/**
+ * The link has enough to bring in until the next step ends. Those who are to make room compute meanwhile: nobody waits
+ * longer for that, since what is to come would wait for the link.
+ */
+function linkIsFull(state: State, { id, phase, computed }: Request): boolean {
+  const needed = phase === 'swapped' && state.device.table(id).length < blocksFor(computed);
+  return needed && state.linkFreeAt.in > state.now + state.stepMicros;
+}
+
+type Promised = Readonly<Record<'blocks' | 'queued' | 'swapped', number>>;
+
+/** The highest rank of those who wait, behind those to whom room is promised. */
+function nextWaiting({ queued, swapped, policy }: State, promised: Promised): Request | null {
+  const [a, b] = [queued[promised.queued], swapped[promised.swapped]];
   if (a === undefined || b === undefined) return a ?? b ?? null;
   return policy.compare(a, b) < 0 ? a : b;
 }
 
 /** Someone of higher rank is on the way out and will wait at the head of the line: nobody slips past meanwhile. */
-function leavesBehindABetter(state: State, first: Request): boolean {
-  for (const request of state.moving.values()) {
-    if (request.phase === 'swapping-out' && request.ending === null && state.policy.compare(request, first) < 0) return true;
-  }
-  return false;
+function leavesBehindABetter({ leaving, policy }: State, first: Request): boolean {
+  const better = leaving.find(({ ending }) => ending === null);
+  return better !== undefined && policy.compare(better, first) < 0;
 }
 
 /** Blocks for all that is known of a request and the token after it. */
@@ -103,143 +140,199 @@ function blocksToRun(request: Request): number {
   return blocksFor(knownTokens(request) + 1);
 }
 
-/** Blocks kept free for the growth of `running` requests, so that a newcomer is not pushed out again at once. */
-function headroomBlocks(running: number): number {
-  return Math.ceil(running / 2);
-}
-
-function incomingCount(state: State): number {
-  let count = 0;
-  for (const request of state.moving.values()) if (request.phase === 'swapping-in') count += 1;
-  return count;
-}
-
-function outgoingBlocks(state: State): number {
-  let blocks = 0;
-  for (const request of state.moving.values()) {
-    if (request.phase === 'swapping-out') blocks += state.device.table(request.id).length;
-  }
-  return blocks;
-}
-
-function growDevice(state: State, request: Request, count: number): boolean {
-  const adaptive = Math.floor(state.device.free / (2 * (state.active.length + 1)));
-  return state.device.grow(request.id, count, Math.min(GROWTH_RESERVE_BLOCKS, adaptive));
-}
-
 /** Starts a queued or swapped request if there is a slot and room for it. */
 function start(state: State, request: Request, acts: Acts): boolean {
-  const running = state.active.length + incomingCount(state);
+  const running = state.active.length + state.arriving;
   if (running >= state.limits.maxRunning) return false;
-  const need = blocksToRun(request);
-  const headroom = Math.max(headroomBlocks(running), soonBlocks(state));
-  if (state.device.free < need + headroom || !growDevice(state, request, need)) return false;
-  if (request.phase === 'queued') {
-    enter(state, request, 'prefilling');
-    acts.before.push({ type: 'admit', id: request.id });
-  } else {
-    swapIn(state, request, acts);
-  }
+  const found = request.phase === 'queued' ? findPrefix(state, request) : null;
+  const own = found === null ? state.device.table(request.id).length : (found.warm?.blocks ?? 0);
+  const need = blocksToRun(request) - own;
+  const room = deviceRoom(state) - own - need;
+  if (room < headroomBlocks(running) || room < soonBlocks(state)) return false;
+  if (found === null) swapIn(state, request, need, acts);
+  else admit(state, request, found, need, acts);
   return true;
 }
 
+interface Prefix {
+  readonly warm: { readonly warm: Warm; readonly blocks: number } | null;
+  /** Leading blocks on the host, where that is more than is warm and worth the copy. */
+  readonly host: number;
+}
+
+/** What there is of a queued request's context. At least one token is computed, to sample the next from it. */
+function findPrefix(state: State, request: Request): Prefix {
+  const { finished, reuse } = state.limits.mechanism;
+  const most = fullBlocks(knownTokens(request) - 1);
+  const warm = finished === 'warm' ? state.warm.find(request.names, most) : null;
+  const host = reuse && !request.suspect ? state.copies.find(request.names, most) : 0;
+  const blocks = host - (warm?.blocks ?? 0);
+  return { warm, host: blocks > 0 && worthRestoring(state, blocks) ? host : 0 };
+}
+
+/** Copying these blocks is expected to be faster than computing them. */
+function worthRestoring({ cost, limits }: State, blocks: number): boolean {
+  const tokens = (fullTokens: number) => ({ prefillTokens: fullTokens, decodeSequences: 0, contextTokens: fullTokens });
+  const computed = cost.predictStep(tokens(blocks * BLOCK_TOKENS)) - cost.predictStep(tokens(0));
+  return cost.predictTransfer('in', 1, blocks * limits.blockBytes) < computed;
+}
+
+function admit(state: State, request: Request, { warm, host }: Prefix, need: number, acts: Acts): void {
+  const ready = warm?.blocks ?? 0;
+  if (warm !== null) state.warm.adopt(warm.warm, warm.blocks, request.id);
+  const copies = host > 0 ? state.copies.copiesOf(request.names, 0, host) : [];
+  holdCopies(state, request, copies);
+  if (!growDevice(state, request, need)) throw new Error(`room for request ${request.id} was counted and is not there`);
+  request.computed = BLOCK_TOKENS * Math.max(ready, host);
+  request.resumeAs = 'prefilling';
+  firstAdmission(state, request);
+  if (host > 0) fly(state, request, ready, request.computed, acts);
+  else {
+    enter(state, request, 'prefilling');
+    acts.before.push({ type: 'admit', id: request.id, cachedTokens: request.computed });
+  }
+}
+
+function firstAdmission(state: State, request: Request): void {
+  if (request.admitted) return;
+  request.admitted = true;
+  state.policy.accounting?.admitted(request);
+  if (state.policy.accounting !== null) resort(state);
+}
+
+function swapIn(state: State, request: Request, need: number, acts: Acts): void {
+  const ready = state.device.table(request.id).length;
+  state.residents.set(request, 0);
+  if (!growDevice(state, request, need)) throw new Error(`room for request ${request.id} was counted and is not there`);
+  if (ready < blocksFor(request.computed)) return fly(state, request, ready, 0, acts);
+  unpinCopies(state, request);
+  enter(state, request, request.resumeAs);
+  acts.before.push({ type: 'resume', id: request.id, held: ready });
+}
+
+/** Copies what the device lacks of a request that has room there. */
+function fly(state: State, request: Request, held: number, cachedTokens: number, acts: Acts): void {
+  const copies = request.copies.slice(held);
+  const to = state.device.table(request.id).slice(held, held + copies.length);
+  state.device.hold(request.id, held, held + copies.length);
+  enter(state, request, 'swapping-in');
+  const plan = takeOff(state, 'swapIn', blocksOf(copies), to, [
+    { owner: request.id, request, from: held, copies, release: false },
+  ]);
+  acts.moves.push({ type: 'swapIn', id: request.id, held, cachedTokens, ...plan });
+}
+
 /**
- * Preempts what must go for `claimant` to start. Says whether it did: a slot is then free at once, room perhaps only
- * when copies have landed, and the claimant is still the first to wait.
+ * Preempts requests that the claimant outranks, lowest first, until it fits together with what is on its way out and with
+ * those to whom room is promised. Preempts nobody where that would not suffice.
  */
-function makeRoom(state: State, claimant: Request, acts: Acts): boolean {
-  const need = blocksToRun(claimant);
-  let running = state.active.length + incomingCount(state);
-  let room = state.device.free + outgoingBlocks(state);
-  const fits = () => running < state.limits.maxRunning && room >= need + headroomBlocks(running);
-  if (fits()) return false;
+function makeRoom(state: State, claimant: Request, promised: Promised, acts: Acts): boolean {
+  const { device } = state;
+  const need = blocksToRun(claimant) - device.table(claimant.id).length;
+  let running = state.active.length + state.arriving + promised.queued + promised.swapped;
+  let room = deviceRoom(state) + state.outgoingBlocks - promised.blocks - device.table(claimant.id).length;
+  let soon = soonBlocks(state);
+  const fits = () => running < state.limits.maxRunning && room >= need + Math.max(headroomBlocks(running), soon);
   const victims: Request[] = [];
   for (let index = state.active.length - 1; index >= 0 && !fits(); index -= 1) {
     const victim = state.active[index] as Request;
-    if (!state.policy.outranks(claimant, victim)) break;
+    if (!state.policy.outranks(claimant, victim) || isHeldUp(state, victim)) break;
     victims.push(victim);
     running -= 1;
-    room += state.device.table(victim.id).length;
+    room += device.table(victim.id).length;
+    soon -= soonBlocksOf(state, victim);
   }
   if (!fits()) return false;
   for (const victim of victims) preempt(state, victim, acts);
   return true;
 }
 
-/** Takes a request off the device: its KV goes to the host, or is given up where there is none or no room for it. */
+/**
+ * A mirror reads its blocks, so it cannot leave now. No other mirror starts in the next step: else, where mirrors take
+ * longer than steps, one or another would always be in the way.
+ */
+function isHeldUp(state: State, victim: Request): boolean {
+  if (victim.flight === null) return false;
+  state.heldUp = true;
+  return true;
+}
+
+/** Takes a request off the device: the host gets what it lacks of its KV, or the KV is given up where there is no room. */
 function preempt(state: State, victim: Request, acts: Acts): void {
+  if (!sendOff(state, victim, acts)) recompute(state, victim, acts);
+}
+
+/** The host gets what it lacks; false where that is not to be, or there is no room. */
+function sendOff(state: State, victim: Request, acts: Acts): boolean {
+  const { mechanism } = state.limits;
   const blocks = blocksFor(victim.computed);
-  if (blocks === 0 || !makeHostRoom(state, victim, blocks, acts)) return recompute(state, victim, acts);
-  state.device.truncate(victim.id, blocks);
+  if (blocks === 0 || mechanism.preemption === 'recompute') return false;
+  trimCopies(state, victim);
+  for (const copy of victim.copies) state.copies.pin(copy);
+  if (mechanism.reuse) {
+    const found = state.copies.find(victim.names, fullBlocks(victim.computed));
+    if (found > victim.copies.length) holdCopies(state, victim, state.copies.copiesOf(victim.names, victim.copies.length, found));
+  }
+  const held = victim.copies.length;
+  const added = held === blocks ? [] : hostRoom(state, victim, namesFor(state, victim, held, blocks), acts);
+  if (added === null) {
+    for (let index = held - 1; index >= 0; index -= 1) state.copies.unpin(victim.copies[index] as Copy);
+    return false;
+  }
+  for (const copy of added) state.copies.use(copy);
+  victim.copies.push(...added);
   victim.resumeAs = victim.phase === 'decoding' ? 'decoding' : 'prefilling';
-  enter(state, victim, 'swapping-out');
-  acts.moves.push(transfer(state, victim, 'swapOut'));
+  state.leftSinceStep = true;
+  state.device.truncate(victim.id, blocks);
+  leave(state, victim, held, added, acts);
+  return true;
+}
+
+/** Sends the last blocks on their way; those before them are on the host already. */
+function leave(state: State, victim: Request, held: number, added: readonly Copy[], acts: Acts): void {
+  const { device, limits } = state;
+  const owner = newOwner(state);
+  if (added.length > 0) {
+    const from = device.table(victim.id).slice(held);
+    device.split(victim.id, held, owner);
+    device.hold(owner);
+    enter(state, victim, 'swapping-out');
+    const plan = takeOff(state, 'swapOut', from, blocksOf(added), [
+      { owner, request: victim, from: 0, copies: added, release: false },
+    ]);
+    acts.moves.push({ type: 'swapOut', id: victim.id, held, ...plan });
+  } else {
+    enter(state, victim, 'swapped');
+    acts.before.push({ type: 'park', id: victim.id, held });
+  }
+  if (held === 0) return;
+  if (limits.mechanism.partial) state.residents.set(victim, held);
+  else device.release(victim.id);
 }
 
 /**
- * Reserves host blocks for a victim. Copies of lower rank give way, from the lowest, if that suffices; their owners
- * will be computed again.
+ * Room on the host for a victim's blocks. Copies that nobody depends on give way first; then those of swapped requests of
+ * lower rank, from the lowest, if that suffices: they will be computed again. Null where there is no room.
  */
-function makeHostRoom(state: State, victim: Request, blocks: number, acts: Acts): boolean {
-  if (state.host.grow(victim.id, blocks)) return true;
+function hostRoom(state: State, victim: Request, names: readonly (BlockName | null)[], acts: Acts): Copy[] | null {
+  const after = victim.copies[victim.copies.length - 1] ?? null;
+  const add = () => state.copies.add(after, names, hostReserve(state), 'unpinned');
+  const added = add();
+  if (added !== null) return added;
   const losers: Request[] = [];
-  let free = state.host.free;
-  for (let index = state.swapped.length - 1; index >= 0 && free < blocks; index -= 1) {
+  const givenUp = new Map<Copy, number>(); // by how many of the losers: those that others need too are no room
+  let room = state.host.free + state.copies.spare;
+  for (let index = state.swapped.length - 1; index >= 0 && room < names.length; index -= 1) {
     const loser = state.swapped[index] as Request;
-    if (state.policy.compare(loser, victim) < 0) break;
+    if (loser.flight !== null || state.policy.compare(loser, victim) < 0) break;
     losers.push(loser);
-    free += state.host.table(loser.id).length;
+    for (const copy of loser.copies) {
+      const pins = (givenUp.get(copy) ?? 0) + 1;
+      givenUp.set(copy, pins);
+      if (pins === copy.pins) room += 1;
+    }
   }
-  if (free < blocks) return false;
+  if (room < names.length) return null;
   for (const loser of losers) recompute(state, loser, acts);
-  return state.host.grow(victim.id, blocks);
-}
-
-/** Gives up the KV of a request that is in no step and no transfer; it queues again with its rank unchanged. */
-export function recompute(state: State, request: Request, acts: Acts): void {
-  state.device.release(request.id);
-  state.host.release(request.id);
-  request.computed = 0;
-  enter(state, request, 'queued');
-  acts.before.push({ type: 'recompute', id: request.id });
-}
-
-function swapIn(state: State, request: Request, acts: Acts): void {
-  enter(state, request, 'swapping-in');
-  acts.moves.push(transfer(state, request, 'swapIn'));
-}
-
-/** The plan of a transfer whose blocks are reserved on both sides; they are held until it lands. */
-function transfer(state: State, request: Request, type: 'swapOut' | 'swapIn') {
-  const host = state.host.table(request.id);
-  const device = state.device.table(request.id).slice(0, host.length);
-  state.transfers += 1;
-  state.moving.set(state.transfers, request);
-  state.device.hold(request.id);
-  state.host.hold(request.id);
-  const runs = type === 'swapOut' ? runsBetween(device, host) : runsBetween(host, device);
-  return { type, id: request.id, transfer: state.transfers, runs, blocks: host.length };
-}
-
-/** Makes the next step: a token for everyone who decodes, then prompt chunks, in rank order, within the budget. */
-function launch(state: State, acts: Acts): void {
-  let budget = state.limits.maxBatchTokens;
-  const items: StepItem[] = [];
-  const add = (request: Request, count: number) => {
-    if (count <= 0) return;
-    const blocks = state.device.table(request.id);
-    if (blocks.length < blocksFor(request.computed + count)) return; // waits for room
-    const sample = request.computed + count === knownTokens(request);
-    items.push({ id: request.id, start: request.computed, count, sample, blocks });
-    request.stepping = true;
-    budget -= count;
-  };
-  for (const request of state.active) if (request.phase === 'decoding') add(request, Math.min(1, budget));
-  for (const request of state.active) {
-    if (request.phase === 'prefilling') add(request, Math.min(budget, knownTokens(request) - request.computed));
-  }
-  if (items.length === 0) return;
-  state.steps += 1;
-  state.step = state.steps;
-  acts.step = { type: 'step', step: state.step, items };
+  return add();
 }

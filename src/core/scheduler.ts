@@ -4,8 +4,10 @@
  *
  * Pure in the sense that matters: no clock, no randomness, no I/O. The same events give the same effects.
  */
-import { place, recompute } from './placement.js';
-import { type Acts, adopt, blocksFor, enter, newRequest, type Request, rerank, type State, waitingCount } from './state.js';
+import { crash, directionOf, land, leaveCopies, leaveDevice, recompute, save, touchDown, unpinCopies } from './flights.js';
+import { balanceChunks } from './launch.js';
+import { place } from './placement.js';
+import { type Acts, adopt, blocksFor, enter, forget, type Request, rerank, resort, type State, waitingCount } from './state.js';
 import type { AbortReason, Effect, EmittedToken, Event, Outcome, SteppedItem } from './types.js';
 
 type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
@@ -13,8 +15,9 @@ type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
 /** Takes in one outside event and returns what to do now, in order. Changes `state` in place. */
 export function decide(state: State, event: Event): Effect[] {
   const acts: Acts = { before: [], step: null, moves: [] };
+  state.now = event.at;
   apply(state, event, acts);
-  place(state, acts);
+  place(state, acts, event.type === 'landed' || event.type === 'transferFailed');
   if (acts.step !== null) acts.before.push(acts.step);
   return acts.moves.length === 0 ? acts.before : acts.before.concat(acts.moves);
 }
@@ -33,15 +36,24 @@ function apply(state: State, event: Event, acts: Acts): void {
       return landed(state, event, acts);
     case 'transferFailed':
       return transferFailed(state, event, acts);
-    case 'reprioritized': {
-      const request = state.requests.get(event.id);
-      if (request !== undefined) rerank(state, request, event.priority);
-      return;
-    }
+    case 'reprioritized':
+      return reprioritized(state, event);
     case 'draining':
       state.draining = true;
       return;
   }
+}
+
+/** One by one where they are few; a whole reshuffle is cheaper sorted at once. */
+function reprioritized(state: State, { items }: EventOf<'reprioritized'>): void {
+  const few = items.length < state.requests.size / 16;
+  for (const { id, priority } of items) {
+    const request = state.requests.get(id);
+    if (request === undefined) continue;
+    if (few) rerank(state, request, priority);
+    else request.priority = priority;
+  }
+  if (!few) resort(state);
 }
 
 function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
@@ -51,15 +63,17 @@ function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
   if (state.draining) return void reject('draining');
   if (blocksFor(event.promptTokens + event.maxTokens) > state.limits.deviceBlocks) return void reject('too_large');
   if (waitingCount(state) >= state.limits.maxQueued) return void reject('queue_full');
-  adopt(state, newRequest(event));
+  adopt(state, event);
 }
 
-/** Ends a request that nothing in flight holds. */
+/** Ends a request that no step and no swap holds. What it computed stays where it can be found, unless it failed. */
 function finish(state: State, request: Request, outcome: Outcome, error: string | null, acts: Acts): void {
-  state.device.release(request.id);
-  state.host.release(request.id);
+  const sound = outcome !== 'failed';
+  if (sound && state.limits.mechanism.finished === 'save') save(state, request, acts);
+  leaveCopies(state, request);
+  leaveDevice(state, request, sound);
   enter(state, request, 'done');
-  state.requests.delete(request.id);
+  forget(state, request);
   acts.before.push({ type: 'finish', id: request.id, outcome, error });
 }
 
@@ -80,12 +94,16 @@ function aborted(state: State, event: EventOf<'aborted'>, acts: Acts): void {
 function takeStep(state: State, step: number): Request[] {
   if (step !== state.step) throw new Error(`step ${step} came back, but step ${state.step} is in flight`);
   state.step = 0;
+  state.soonBlocks = null;
   const requests = state.active.filter((request) => request.stepping);
   for (const request of requests) request.stepping = false;
   return requests;
 }
 
 function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
+  balanceChunks(state, event.micros);
+  state.cost.observeStep(state.stepFeatures, event.micros);
+  state.stepMicros = event.micros;
   const inStep = takeStep(state, event.step).length;
   if (inStep !== event.items.length)
     throw new Error(`step ${event.step} held ${inStep} requests and answered for ${event.items.length}`);
@@ -96,6 +114,7 @@ function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
     const request = state.requests.get(item.id);
     if (request === undefined) throw new Error(`step ${event.step} answered for request ${item.id}, which is not alive`);
     request.computed += item.count;
+    if (item.name !== null) request.names.push(item.name);
     if (request.ending !== null) {
       ended.push({ request, outcome: request.ending });
       continue;
@@ -110,7 +129,20 @@ function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
     acts.before.push({ type: 'prefilled', id: request.id });
   }
   if (tokens.length > 0) acts.before.push({ type: 'tokens', items: tokens });
+  charge(state, event); // before those who have ended are gone: their last token counts too
   for (const { request, outcome } of ended) finish(state, request, outcome, null, acts);
+}
+
+/** Where the policy ranks by service or waiting: the ranks of now. */
+function charge(state: State, event: EventOf<'stepped'>): void {
+  const { accounting } = state.policy;
+  if (accounting === null) return;
+  for (const { id, token } of event.items) {
+    const request = state.requests.get(id);
+    if (request !== undefined) accounting.served(request, token < 0 ? 0 : 1, event.micros);
+  }
+  for (const waiting of [state.queued, state.swapped]) for (const request of waiting) accounting.waited(request, event.at);
+  resort(state);
 }
 
 /** Counts a sampled token; a stop token ends the request and is still emitted, so that the face sees the whole. */
@@ -129,31 +161,30 @@ function stepFailed(state: State, event: EventOf<'stepFailed'>, acts: Acts): voi
   }
 }
 
-function takeTransfer(state: State, transfer: number): Request {
-  const request = state.moving.get(transfer);
-  if (request === undefined) throw new Error(`transfer ${transfer} came back, but is not in flight`);
-  state.moving.delete(transfer);
-  state.device.settle(request.id);
-  state.host.settle(request.id);
-  return request;
-}
-
 function landed(state: State, event: EventOf<'landed'>, acts: Acts): void {
-  const request = takeTransfer(state, event.transfer);
-  if (request.phase === 'swapping-out') {
-    state.device.release(request.id);
+  const flight = touchDown(state, event.transfer);
+  state.cost.observeTransfer(directionOf(flight.type), flight.runs, flight.blocks * state.limits.blockBytes, event.micros);
+  land(state, flight);
+  if (flight.type === 'mirror' || flight.type === 'prefetch') return;
+  const request = flight.parts[0]?.request;
+  if (request === null || request === undefined) throw new Error(`transfer ${event.transfer} swapped nobody`);
+  if (flight.type === 'swapOut') {
     enter(state, request, 'swapped');
   } else {
-    state.host.release(request.id);
+    unpinCopies(state, request);
     enter(state, request, request.resumeAs);
   }
   acts.before.push({ type: 'settled', id: request.id });
   if (request.ending !== null) finish(state, request, request.ending, null, acts);
 }
 
-/** A copy that failed may have written anything: both sides are given up and the request is computed again. */
+/** Who was being swapped is computed again; what was copied ahead of need was not needed. */
 function transferFailed(state: State, event: EventOf<'transferFailed'>, acts: Acts): void {
-  const request = takeTransfer(state, event.transfer);
+  const flight = touchDown(state, event.transfer);
+  crash(state, flight);
+  if (flight.type === 'mirror' || flight.type === 'prefetch') return;
+  const request = flight.parts[0]?.request;
+  if (request === null || request === undefined) throw new Error(`transfer ${event.transfer} swapped nobody`);
   recompute(state, request, acts);
   if (request.ending !== null) finish(state, request, request.ending, null, acts);
 }

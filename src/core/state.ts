@@ -1,34 +1,78 @@
 /**
- * What the core knows: the live requests, the two memories, what is in flight. Data and its invariants; decisions are
- * in `scheduler.ts` (events) and `placement.ts` (rank and room).
+ * What the core knows: the live requests, the two memories, what is in flight. Data, its elementary changes, its
+ * invariants; decisions are in `scheduler.ts` (events) and `placement.ts` (rank and room).
  */
 import { BlockMemory } from './blocks.js';
 import { BLOCK_TOKENS } from './config.js';
-import { insertRanked, POLICIES, type Policy, removeRanked } from './fairness.js';
-import type { Arrival, Effect, Outcome, Phase, PolicyName, RequestId, StepId, TransferId } from './types.js';
+import { CostModel, type StepFeatures } from './cost.js';
+import { type Account, insertRanked, POLICIES, type Policy, removeRanked } from './fairness.js';
+import type { Mechanism } from './presets.js';
+import { Residents } from './residents.js';
+import { type Copy, HostCopies } from './reuse.js';
+import type { Arrival, BlockName, Effect, Micros, Outcome, Phase, PolicyName, RequestId, StepId, TransferId } from './types.js';
+import { WarmBlocks } from './warm.js';
 
 export interface Request {
   readonly id: RequestId;
   readonly promptTokens: number;
   readonly maxTokens: number;
+  readonly account: Account;
   priority: number;
+  level: number;
+  levelMicros: Micros;
+  waitingSince: Micros;
   phase: Phase;
   /** Where a swapped request goes on. */
   resumeAs: 'prefilling' | 'decoding';
+  /** It was admitted before. */
+  admitted: boolean;
   /** Tokens sampled so far. */
   generated: number;
-  /** Tokens whose KV exists, on the device (running) or the host (swapped). */
+  /** Tokens whose KV exists: on the device (running), or in the two memories together (swapped). */
   computed: number;
+  /** Of the full blocks of all its known tokens. */
+  readonly names: BlockName[];
+  /** Its copies on the host, from position 0 on. Pinned while it is off the device, else evicted from the end at will. */
+  copies: Copy[];
   /** In the step that is in flight: its device blocks are being read and written. */
   stepping: boolean;
+  /** The transfer in flight that touches its blocks; one at a time. */
+  flight: Flight | null;
+  /** A copy of its has failed: no more is copied that could as well be computed. */
+  suspect: boolean;
   /** How it will end once the step or transfer that holds it has come back. */
   ending: Outcome | null;
 }
 
+/** Device blocks that a transfer touches, under the owner that holds them. */
+export interface FlightPart {
+  owner: number;
+  /** Null: the request has ended meanwhile, or before. */
+  request: Request | null;
+  /** Position in the owner's table of the first block it touches. */
+  readonly from: number;
+  /** Host copies it reads or writes, one for each of these blocks; pinned by it. */
+  readonly copies: readonly Copy[];
+  /** Nobody wants the device blocks any more: they are released when it lands. */
+  release: boolean;
+}
+
+export interface Flight {
+  readonly transfer: TransferId;
+  readonly type: 'swapOut' | 'swapIn' | 'mirror' | 'prefetch';
+  readonly runs: number;
+  readonly blocks: number;
+  readonly parts: readonly FlightPart[];
+  /** When it is expected to land. */
+  readonly dueAt: Micros;
+}
+
 export interface Limits {
   readonly policy: PolicyName;
+  readonly mechanism: Mechanism;
   readonly deviceBlocks: number;
   readonly hostBlocks: number;
+  readonly blockBytes: number;
   readonly maxBatchTokens: number;
   readonly maxRunning: number;
   readonly maxQueued: number;
@@ -37,37 +81,93 @@ export interface Limits {
 export interface State {
   readonly limits: Limits;
   readonly policy: Policy;
+  readonly cost: CostModel;
   readonly requests: Map<RequestId, Request>;
-  /** Those who wait, in rank order: with no KV, and with KV on the host. */
+  readonly accounts: Map<string, Account>;
+  /** Those who wait, in rank order: to be computed (again), and with their KV on the host. */
   readonly queued: Request[];
   readonly swapped: Request[];
   /** Running, in rank order. */
   readonly active: Request[];
-  /** Swapping out or in, by transfer. */
-  readonly moving: Map<TransferId, Request>;
+  readonly flights: Map<TransferId, Flight>;
+  /** How many in each direction. */
+  readonly inFlight: { out: number; in: number };
+  /** Of these, the ones that nobody waits for: mirrors and prefetches. */
+  readonly ahead: Set<Flight>;
+  /** Swapping out, in rank order; how many swap in; device blocks that will be free when transfers land. */
+  readonly leaving: Request[];
+  arriving: number;
+  outgoingBlocks: number;
   readonly device: BlockMemory;
   readonly host: BlockMemory;
-  /** The step in flight, 0 if none. */
+  readonly copies: HostCopies;
+  readonly warm: WarmBlocks;
+  /** Swapped (or about to be), with blocks that are still on the device: theirs until room is needed. */
+  readonly residents: Residents;
+  /** Blocks that those who decode will need soon, as `room.ts` counts them; null: to be counted anew. */
+  soonBlocks: number | null;
+  /** Transfers that the next step waits for. */
+  readonly awaited: Set<TransferId>;
+  /** A mirror in flight kept somebody from being preempted: no other is started until the next step ends. */
+  heldUp: boolean;
+  /** Somebody was swapped out since the last step was launched. */
+  leftSinceStep: boolean;
+  /** The step in flight, 0 if none; what is in it; when it is expected back. */
   step: StepId;
+  stepFeatures: StepFeatures;
+  stepDueAt: Micros;
+  /** What the last step took. */
+  stepMicros: Micros;
+  /** Most prompt tokens in a step in which others decode, where chunks are balanced. */
+  chunkTokens: number;
   steps: StepId;
   transfers: TransferId;
+  /** Owners of device blocks that are no request: counted down from 0. */
+  owners: number;
+  /** When each direction of the link is expected to be idle. */
+  readonly linkFreeAt: { out: Micros; in: Micros };
+  /** Of the event that is being decided on. */
+  now: Micros;
   draining: boolean;
 }
 
 export function createState(limits: Limits): State {
+  const device = new BlockMemory(limits.deviceBlocks);
+  const host = new BlockMemory(limits.hostBlocks);
   return {
     limits,
     policy: POLICIES[limits.policy],
+    cost: new CostModel(),
     requests: new Map(),
+    accounts: new Map(),
     queued: [],
     swapped: [],
     active: [],
-    moving: new Map(),
-    device: new BlockMemory(limits.deviceBlocks),
-    host: new BlockMemory(limits.hostBlocks),
+    flights: new Map(),
+    inFlight: { out: 0, in: 0 },
+    ahead: new Set(),
+    leaving: [],
+    arriving: 0,
+    outgoingBlocks: 0,
+    device,
+    host,
+    copies: new HostCopies(host),
+    warm: new WarmBlocks(device),
+    residents: new Residents(),
+    soonBlocks: null,
+    awaited: new Set(),
+    heldUp: false,
+    leftSinceStep: false,
     step: 0,
+    stepFeatures: { prefillTokens: 0, decodeSequences: 0, contextTokens: 0 },
+    stepDueAt: 0,
+    stepMicros: 0,
+    chunkTokens: limits.maxBatchTokens,
     steps: 0,
     transfers: 0,
+    owners: 0,
+    linkFreeAt: { out: 0, in: 0 },
+    now: 0,
     draining: false,
   };
 }
@@ -88,19 +188,15 @@ export function blocksFor(tokens: number): number {
   return Math.ceil(tokens / BLOCK_TOKENS);
 }
 
-export function newRequest(arrival: Arrival): Request {
-  return {
-    id: arrival.id,
-    promptTokens: arrival.promptTokens,
-    maxTokens: arrival.maxTokens,
-    priority: arrival.priority,
-    phase: 'queued',
-    resumeAs: 'prefilling',
-    generated: 0,
-    computed: 0,
-    stepping: false,
-    ending: null,
-  };
+/** Blocks that `tokens` fill to the end. */
+export function fullBlocks(tokens: number): number {
+  return Math.floor(tokens / BLOCK_TOKENS);
+}
+
+/** A name for device blocks that belong to no request. */
+export function newOwner(state: State): number {
+  state.owners -= 1;
+  return state.owners;
 }
 
 /** How many wait: queued and swapped. */
@@ -109,16 +205,55 @@ export function waitingCount(state: State): number {
 }
 
 /** A newcomer joins those who wait. */
-export function adopt(state: State, request: Request): void {
+export function adopt(state: State, arrival: Arrival): void {
+  const account = state.accounts.get(arrival.tenant) ?? { tenant: arrival.tenant, served: 0, live: 0 };
+  state.accounts.set(arrival.tenant, account);
+  account.live += 1;
+  const request: Request = {
+    id: arrival.id,
+    promptTokens: arrival.promptTokens,
+    maxTokens: arrival.maxTokens,
+    account,
+    priority: arrival.priority,
+    level: 0,
+    levelMicros: 0,
+    waitingSince: state.now,
+    phase: 'queued',
+    resumeAs: 'prefilling',
+    admitted: false,
+    generated: 0,
+    computed: 0,
+    names: arrival.names.slice(),
+    copies: [],
+    stepping: false,
+    flight: null,
+    suspect: false,
+    ending: null,
+  };
+  const { accounting } = state.policy;
+  if (accounting !== null) {
+    const features = { prefillTokens: arrival.promptTokens, decodeSequences: 0, contextTokens: arrival.promptTokens };
+    accounting.arrived(request, state.accounts.values(), state.cost.predictStep(features));
+    resort(state);
+  }
   state.requests.set(request.id, request);
   insertRanked(state.queued, request, state.policy);
 }
 
-/** The list a phase lives in; requests of a transfer are in `moving`. */
+/** It has ended: nobody's any more. */
+export function forget(state: State, request: Request): void {
+  state.requests.delete(request.id);
+  const { account } = request;
+  account.live -= 1;
+  if (account.live === 0 && state.policy.accounting === null) state.accounts.delete(account.tenant);
+}
+
+/** The list a phase lives in; those that swap in are in none. */
 function listOf(state: State, phase: Phase): Request[] | null {
   if (phase === 'queued') return state.queued;
   if (phase === 'swapped') return state.swapped;
   if (phase === 'prefilling' || phase === 'decoding') return state.active;
+  if (phase === 'swapping-out') return state.leaving;
   return null;
 }
 
@@ -129,7 +264,11 @@ export function enter(state: State, request: Request, phase: Phase): void {
   if (from !== to) {
     if (from !== null) removeRanked(from, request, state.policy);
     if (to !== null) insertRanked(to, request, state.policy);
+    if (from === state.active) request.waitingSince = state.now;
   }
+  if (from === state.active || to === state.active) state.soonBlocks = null;
+  if (request.phase === 'swapping-in') state.arriving -= 1;
+  if (phase === 'swapping-in') state.arriving += 1;
   request.phase = phase;
 }
 
@@ -141,55 +280,7 @@ export function rerank(state: State, request: Request, priority: number): void {
   if (list !== null) insertRanked(list, request, state.policy);
 }
 
-/**
- * Throws an Error naming the first broken law. After every event in tests, when idle in production.
- *
- * The laws: both memories conserve their blocks; a request holds blocks only where its phase says so; lists and phases
- * agree; what is in flight is held; nothing is left behind when no request lives; work never stands still.
- */
-export function checkState(state: State): void {
-  state.device.checkIntegrity();
-  state.host.checkIntegrity();
-  const counted = { queued: 0, swapped: 0, active: 0, moving: 0, device: 0, host: 0 };
-  for (const request of state.requests.values()) {
-    const device = state.device.table(request.id).length;
-    const host = state.host.table(request.id).length;
-    counted.device += device;
-    counted.host += host;
-    checkRequest(request, device, host);
-    const list = listOf(state, request.phase);
-    if (list === state.queued) counted.queued += 1;
-    else if (list === state.swapped) counted.swapped += 1;
-    else if (list === state.active) counted.active += 1;
-    else counted.moving += 1;
-    if (request.stepping && state.step === 0) throw new Error(`request ${request.id} is in a step, but none is in flight`);
-  }
-  expectEqual('queued', counted.queued, state.queued.length);
-  expectEqual('swapped', counted.swapped, state.swapped.length);
-  expectEqual('active', counted.active, state.active.length);
-  expectEqual('moving', counted.moving, state.moving.size);
-  expectEqual('device blocks held by live requests', counted.device, state.device.total - state.device.free);
-  expectEqual('host blocks held by live requests', counted.host, state.host.total - state.host.free);
-  if (state.requests.size > 0 && state.step === 0 && state.moving.size === 0) {
-    throw new Error(`${state.requests.size} requests live, but no step and no transfer is in flight: nothing will ever happen`);
-  }
-}
-
-function checkRequest(request: Request, device: number, host: number): void {
-  const { id, phase, computed } = request;
-  const onDevice = phase === 'prefilling' || phase === 'decoding' || phase === 'swapping-out' || phase === 'swapping-in';
-  const onHost = phase === 'swapped' || phase === 'swapping-out' || phase === 'swapping-in';
-  if (onDevice !== device > 0) throw new Error(`request ${id} is ${phase} and holds ${device} device blocks`);
-  if (onHost !== host > 0) throw new Error(`request ${id} is ${phase} and holds ${host} host blocks`);
-  if (onDevice && device < blocksFor(computed))
-    throw new Error(`request ${id} has ${computed} tokens computed in ${device} device blocks`);
-  if (onHost && host !== blocksFor(computed))
-    throw new Error(`request ${id} has ${computed} tokens computed in ${host} host blocks`);
-  if (computed > knownTokens(request)) throw new Error(`request ${id} has more tokens computed than known`);
-  if (request.ending !== null && !request.stepping && !phase.startsWith('swapping'))
-    throw new Error(`request ${id} should have ended`);
-}
-
-function expectEqual(what: string, counted: number, recorded: number): void {
-  if (counted !== recorded) throw new Error(`${what}: counted ${counted}, recorded ${recorded}`);
+/** Ranks have changed by themselves. */
+export function resort(state: State): void {
+  for (const list of [state.queued, state.swapped, state.active, state.leaving]) list.sort(state.policy.compare);
 }

@@ -29,3 +29,9 @@ function checkedLength(from: readonly number[], to: readonly number[]): number {
 function continues(from: readonly number[], to: readonly number[], position: number): boolean {
   return from[position] === (from[position - 1] as number) + 1 && to[position] === (to[position - 1] as number) + 1;
 }
+
+/** The same with a copy for every block, neighbours or not. */
+export function singleRuns(from: readonly number[], to: readonly number[]): Run[] {
+  const length = checkedLength(from, to);
+  return Array.from({ length }, (_, position) => ({ from: from[position] as number, to: to[position] as number, blocks: 1 }));
+}

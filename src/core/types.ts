@@ -12,10 +12,18 @@ export type RequestId = number;
 export type TransferId = number;
 /** Number of a step (one forward pass of the batch), counted from 1. */
 export type StepId = number;
+/** Of a copy: device to host, or host to device. */
+export type Direction = 'out' | 'in';
 /** Integer microseconds on the run's own clock (its zero is the start of the run). */
 export type Micros = number;
 
-export type PolicyName = 'fcfs' | 'priority';
+/**
+ * The content address of a full block: a hash chain over the tokens from the start of the context to the block's end, so
+ * that equal names mean equal KV. Made outside the core, which never sees tokens.
+ */
+export type BlockName = string;
+
+export type PolicyName = 'fcfs' | 'priority' | 'vtc' | 'mlfq';
 
 /** The states of a request, exactly; `running` is split into its two phases. */
 export type Phase = 'queued' | 'prefilling' | 'decoding' | 'swapping-out' | 'swapped' | 'swapping-in' | 'done';
@@ -48,6 +56,8 @@ export interface SteppedItem {
   /** The token is one of the request's stop tokens: the request ends with outcome `stop`. */
   readonly ended: boolean;
   readonly logprobs: TokenLogprobs | null;
+  /** The name of the block that the sampled token completes (the known tokens then fill whole blocks); else null. */
+  readonly name: BlockName | null;
 }
 
 /** A new request as the core sees it: lengths, never token ids. */
@@ -59,6 +69,14 @@ export interface Arrival {
   /** Lower is served first. */
   readonly priority: number;
   readonly tenant: string;
+  /** The names of the full blocks of its prompt, in order: floor(promptTokens / BLOCK_TOKENS). */
+  readonly names: readonly BlockName[];
+}
+
+/** A new priority; of no effect on a request that has ended. */
+export interface Reprioritized {
+  readonly id: RequestId;
+  readonly priority: number;
 }
 
 /** Outside facts: the only records a journal needs. `at` is stamped at the door. */
@@ -75,7 +93,7 @@ export type Event =
   | { readonly type: 'stepFailed'; readonly at: Micros; readonly step: StepId; readonly error: string }
   | { readonly type: 'landed'; readonly at: Micros; readonly transfer: TransferId; readonly micros: Micros }
   | { readonly type: 'transferFailed'; readonly at: Micros; readonly transfer: TransferId; readonly error: string }
-  | { readonly type: 'reprioritized'; readonly at: Micros; readonly id: RequestId; readonly priority: number }
+  | { readonly type: 'reprioritized'; readonly at: Micros; readonly items: readonly Reprioritized[] }
   | { readonly type: 'draining'; readonly at: Micros };
 
 /** One request's part of a step: compute tokens [start, start + count) of its context on its device blocks. */
@@ -97,33 +115,41 @@ export interface EmittedToken {
   readonly logprobs: TokenLogprobs | null;
 }
 
+/** A copy between the memories: answered by `landed` or `transferFailed` once. */
+interface Copies {
+  readonly transfer: TransferId;
+  readonly direction: Direction;
+  readonly runs: readonly Run[];
+  /** Blocks that are copied: the sum of the runs, at least 1. */
+  readonly blocks: number;
+}
+
 /** Acts of the core. Performed in order, each through one port, none awaited. */
 export type Effect =
-  /** queued -> running: device blocks are reserved. */
-  | { readonly type: 'admit'; readonly id: RequestId }
+  /** queued -> running: device blocks are reserved. `cachedTokens` of its context were found on the device. */
+  | { readonly type: 'admit'; readonly id: RequestId; readonly cachedTokens: number }
   /** One forward pass; the engine answers `stepped` or `stepFailed` once. */
   | { readonly type: 'step'; readonly step: StepId; readonly items: readonly StepItem[] }
   /** prefilling -> decoding: the whole known context is computed and a token was sampled. */
   | { readonly type: 'prefilled'; readonly id: RequestId }
-  /** running -> swapping-out: copy device blocks to the host; answered by `landed` or `transferFailed` once. */
-  | {
-      readonly type: 'swapOut';
-      readonly id: RequestId;
-      readonly transfer: TransferId;
-      readonly runs: readonly Run[];
-      readonly blocks: number;
-    }
-  /** swapped -> swapping-in: copy host blocks to the device. */
-  | {
-      readonly type: 'swapIn';
-      readonly id: RequestId;
-      readonly transfer: TransferId;
-      readonly runs: readonly Run[];
-      readonly blocks: number;
-    }
+  /** running -> swapping-out: what the host lacks is copied there; `held` blocks it has already. */
+  | ({ readonly type: 'swapOut'; readonly id: RequestId; readonly held: number } & Copies)
+  /** running -> swapped: the host has everything already. */
+  | { readonly type: 'park'; readonly id: RequestId; readonly held: number }
+  /**
+   * swapped or queued -> swapping-in: what the device lacks is copied there; `held` blocks it has already. For a queued
+   * request `cachedTokens` of its context were found in the two memories; 0 for a swapped one.
+   */
+  | ({ readonly type: 'swapIn'; readonly id: RequestId; readonly held: number; readonly cachedTokens: number } & Copies)
+  /** swapped -> running: the device still has everything. */
+  | { readonly type: 'resume'; readonly id: RequestId; readonly held: number }
+  /** Full blocks go to the host ahead of need, of running requests and of ones that have ended; no change of state. */
+  | ({ readonly type: 'mirror'; readonly ids: readonly RequestId[] } & Copies)
+  /** Blocks of a swapped request come back ahead of need; no change of state. */
+  | ({ readonly type: 'prefetch'; readonly id: RequestId } & Copies)
   /** The request's transfer landed: swapping-out -> swapped, swapping-in -> running. */
   | { readonly type: 'settled'; readonly id: RequestId }
-  /** running, swapped or a failed swap -> queued: its KV is given up and will be computed again. */
+  /** running, swapped or a failed swap -> queued: its KV is given up; what is not found again will be computed again. */
   | { readonly type: 'recompute'; readonly id: RequestId }
   /** The request is to end but a transfer or step of its own is in flight: remembered until that lands. */
   | { readonly type: 'ending'; readonly id: RequestId }
@@ -163,4 +189,6 @@ export interface Content {
   readonly sampling: Sampling;
   /** Tokens that end the request when sampled (empty with ignore_eos). */
   readonly stopTokens: readonly number[];
+  /** Part of every block's name: KV is shared only between requests of equal salt. */
+  readonly cacheSalt: string;
 }

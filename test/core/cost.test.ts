@@ -1,42 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import {
-  CostModel,
-  type HardwareProfile,
-  LLAMA_8B_ON_A10,
-  QWEN_32B_ON_A100,
-  type StepFeatures,
-  stepMicros,
-  transferMicros,
-} from '../../src/core/cost.js';
+import { CostModel, type StepFeatures, stepMicros, transferMicros } from '../../src/core/cost.js';
 import { Random } from '../../src/core/random.js';
+import { loadScenario } from '../../src/simulation/profiles.js';
+
+const LLAMA_8B_ON_A10 = loadScenario('llama8b-a10').profile;
+const QWEN_32B_ON_A100 = loadScenario('qwen32b-a100').profile;
 
 const error = (predicted: number, truth: number) => Math.abs(predicted / truth - 1);
 
 describe('a hardware profile', () => {
-  it('agrees with operator times measured on an A100', () => {
-    // Llama-3-8B, all operators of the 32 layers but attention, no launch overhead: published with the Vidur simulator.
-    const layers = 13.96e9;
-    const profile: HardwareProfile = {
-      ...LLAMA_8B_ON_A10,
-      stepMicros: 0,
-      weightBytes: layers,
-      memoryBytesPerMicro: 0.71 * 2000e3,
-      tokenMicros: layers / (0.67 * 312e6),
-    };
-    const measured = [
-      [1, 9800],
-      [16, 10200],
-      [64, 11300],
-      [512, 34900],
-      [1024, 75600],
-      [4096, 275_000],
-    ] as const;
-    for (const [prefillTokens, micros] of measured) {
-      const predicted = stepMicros(profile, { prefillTokens, decodeSequences: 0, contextTokens: 0 });
-      expect(error(predicted, micros), `${prefillTokens} tokens`).toBeLessThan(0.15);
-    }
-  });
-
   it('charges a decode step for the weights, the context and each sequence', () => {
     const step = (decodeSequences: number, contextTokens: number) =>
       stepMicros(LLAMA_8B_ON_A10, { prefillTokens: 0, decodeSequences, contextTokens });

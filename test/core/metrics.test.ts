@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { type Histogram, MetricsFold, type MetricsSnapshot } from '../../src/core/metrics.js';
-import type { Effect, Event, RequestId, StepItem } from '../../src/core/types.js';
+import type { Direction, Effect, Event, RequestId, StepItem } from '../../src/core/types.js';
 
 const BLOCKS: MetricsSnapshot['blocks'] = {
-  device: { free: 3, used: 4, moving: 1, total: 8 },
-  host: { free: 8, used: 0, moving: 0, total: 8 },
+  device: { free: 3, used: 4, moving: 1, total: 8, kept: 1 },
+  host: { free: 8, used: 0, moving: 0, total: 8, kept: 0 },
 };
 const BLOCK_BYTES = 1000;
 
@@ -16,6 +16,7 @@ const arrived = (id: RequestId, at: number, promptTokens = 20): Event => ({
   maxTokens: 8,
   priority: 0,
   tenant: 'a',
+  names: [],
 });
 const item = (id: RequestId, start: number, count: number, sample: boolean): StepItem => ({
   id,
@@ -36,15 +37,30 @@ const finish = (id: RequestId, outcome: 'stop' | 'length' | 'aborted' | 'failed'
   outcome,
   error: null,
 });
-const on = <T extends 'admit' | 'prefilled' | 'settled' | 'recompute' | 'ending'>(type: T, id: RequestId) =>
-  ({ type, id }) as Effect;
-const swap = (type: 'swapOut' | 'swapIn', id: RequestId, transfer: number, ...lengths: number[]): Effect => ({
-  type,
-  id,
+const admit = (id: RequestId, cachedTokens = 0): Effect => ({ type: 'admit', id, cachedTokens });
+const on = (type: 'prefilled' | 'settled' | 'recompute' | 'ending', id: RequestId): Effect => ({ type, id });
+const stay = (type: 'park' | 'resume', id: RequestId, held: number): Effect => ({ type, id, held });
+const copies = (transfer: number, direction: Direction, lengths: readonly number[]) => ({
   transfer,
+  direction,
   runs: lengths.map((blocks) => ({ from: 0, to: 0, blocks })),
   blocks: lengths.reduce((sum, blocks) => sum + blocks, 0),
 });
+const swapOut = (id: RequestId, transfer: number, lengths: readonly number[], held = 0): Effect => ({
+  type: 'swapOut',
+  id,
+  held,
+  ...copies(transfer, 'out', lengths),
+});
+const swapIn = (id: RequestId, transfer: number, lengths: readonly number[], cachedTokens = 0): Effect => ({
+  type: 'swapIn',
+  id,
+  held: 0,
+  cachedTokens,
+  ...copies(transfer, 'in', lengths),
+});
+const landed = (transfer: number, at: number, micros = 1): Event => ({ type: 'landed', at, transfer, micros });
+const later = (at: number): Event => ({ type: 'reprioritized', at, items: [{ id: 1, priority: 1 }] });
 
 function fold(...records: [Event, ...Effect[]][]): { metrics: MetricsFold; snapshot: MetricsSnapshot } {
   const metrics = new MetricsFold({ blockBytes: BLOCK_BYTES });
@@ -62,7 +78,7 @@ function buckets({ bounds, counts }: Histogram): [number, number, number][] {
 /** Request 1 arrives at 1 s, is admitted at 1.5 s, prefilled at 2 s, decodes at 2.1 s and ends. */
 const LIFE: [Event, ...Effect[]][] = [
   [arrived(1, 1_000_000)],
-  [{ type: 'draining', at: 1_500_000 }, on('admit', 1), step(1, item(1, 0, 20, true))],
+  [{ type: 'draining', at: 1_500_000 }, admit(1), step(1, item(1, 0, 20, true))],
   [stepped(1, 2_000_000, 500_000), on('prefilled', 1), tokens(1), step(2, item(1, 20, 1, true))],
   [stepped(2, 2_100_000, 100_000), tokens(1), finish(1)],
 ];
@@ -105,10 +121,10 @@ describe('the fold of a run', () => {
   it('counts a last prompt chunk of one token, and tokens computed again, as prefill', () => {
     const { snapshot } = fold(
       [arrived(1, 0, 17)],
-      [stepped(1, 10, 1), on('admit', 1), step(2, item(1, 0, 16, false))],
+      [stepped(1, 10, 1), admit(1), step(2, item(1, 0, 16, false))],
       [stepped(2, 20, 1), step(3, item(1, 16, 1, true))],
       [stepped(3, 30, 1), on('prefilled', 1), tokens(1), on('recompute', 1)],
-      [stepped(4, 40, 1), on('admit', 1), step(5, item(1, 0, 18, true))],
+      [stepped(4, 40, 1), admit(1), step(5, item(1, 0, 18, true))],
       [stepped(5, 50, 1), on('prefilled', 1), tokens(1)],
     );
     expect(snapshot.decodeTokensComputed).toBe(0);
@@ -132,14 +148,14 @@ describe('the fold of a run', () => {
     const phase = () =>
       Object.entries(metrics.snapshot(BLOCKS).requestsByPhase).flatMap(([name, count]) => (count === 1 ? [name] : []));
     expect(phase()).toEqual(['decoding']);
-    metrics.apply(stepped(2, 2_100_000, 10), [swap('swapOut', 1, 1, 2, 3)]);
+    metrics.apply(stepped(2, 2_100_000, 10), [swapOut(1, 1, [2, 3])]);
     expect(phase()).toEqual(['swapping-out']);
     expect(metrics.snapshot(BLOCKS).transfers).toEqual({ out: 0, in: 0 });
-    metrics.apply({ type: 'landed', at: 2_200_000, transfer: 1, micros: 2500 }, [on('settled', 1)]);
+    metrics.apply(landed(1, 2_200_000, 2500), [on('settled', 1)]);
     expect(phase()).toEqual(['swapped']);
-    metrics.apply({ type: 'draining', at: 2_300_000 }, [swap('swapIn', 1, 2, 5)]);
+    metrics.apply({ type: 'draining', at: 2_300_000 }, [swapIn(1, 2, [5])]);
     expect(phase()).toEqual(['swapping-in']);
-    metrics.apply({ type: 'landed', at: 2_400_000, transfer: 2, micros: 1500 }, [on('settled', 1)]);
+    metrics.apply(landed(2, 2_400_000, 1500), [on('settled', 1)]);
     expect(phase()).toEqual(['decoding']);
     metrics.apply(stepped(3, 2_500_000, 10), [tokens(1)]);
     const snapshot = metrics.snapshot(BLOCKS);
@@ -155,9 +171,9 @@ describe('the fold of a run', () => {
   it('resumes a request that was swapped while prefilling as prefilling', () => {
     const { snapshot } = fold(
       ...LIFE.slice(0, 2),
-      [stepped(1, 2_000_000, 1), swap('swapOut', 1, 1, 1)],
-      [{ type: 'landed', at: 2_100_000, transfer: 1, micros: 1 }, on('settled', 1), swap('swapIn', 1, 2, 1)],
-      [{ type: 'landed', at: 2_200_000, transfer: 2, micros: 1 }, on('settled', 1)],
+      [stepped(1, 2_000_000, 1), swapOut(1, 1, [1])],
+      [landed(1, 2_100_000), on('settled', 1), swapIn(1, 2, [1])],
+      [landed(2, 2_200_000), on('settled', 1)],
     );
     expect(snapshot.requestsByPhase.prefilling).toBe(1);
   });
@@ -165,24 +181,149 @@ describe('the fold of a run', () => {
   it('resumes as prefilling what had decoded before it was recomputed', () => {
     const { snapshot } = fold(
       ...LIFE.slice(0, 3),
-      [stepped(2, 2_100_000, 1), on('recompute', 1), on('admit', 1)],
-      [stepped(3, 2_200_000, 1), swap('swapOut', 1, 1, 1)],
-      [{ type: 'landed', at: 2_300_000, transfer: 1, micros: 1 }, on('settled', 1), swap('swapIn', 1, 2, 1)],
-      [{ type: 'landed', at: 2_400_000, transfer: 2, micros: 1 }, on('settled', 1)],
+      [stepped(2, 2_100_000, 1), on('recompute', 1), admit(1)],
+      [stepped(3, 2_200_000, 1), swapOut(1, 1, [1])],
+      [landed(1, 2_300_000), on('settled', 1), swapIn(1, 2, [1])],
+      [landed(2, 2_400_000), on('settled', 1)],
     );
     expect(snapshot.requestsByPhase).toMatchObject({ prefilling: 1, decoding: 0 });
+  });
+
+  it('follows a request that is parked and goes on without a copy', () => {
+    const { metrics } = fold(...LIFE.slice(0, 3), [stepped(2, 2_100_000, 10), stay('park', 1, 2)]);
+    expect(metrics.snapshot(BLOCKS).requestsByPhase).toMatchObject({ decoding: 0, swapped: 1 });
+    metrics.apply(later(2_200_000), [stay('resume', 1, 2)]);
+    const snapshot = metrics.snapshot(BLOCKS);
+    expect(snapshot.requestsByPhase).toMatchObject({ decoding: 1, swapped: 0 });
+    const { preemptions, parked, resumedWithoutCopy, blocksSent, blocksHeld, transfers } = snapshot;
+    expect({ preemptions, parked, resumedWithoutCopy, blocksSent, blocksHeld, transfers }).toEqual({
+      preemptions: { swap: 1, recompute: 0 },
+      parked: 1,
+      resumedWithoutCopy: 1,
+      blocksSent: 0,
+      blocksHeld: 2,
+      transfers: { out: 0, in: 0 },
+    });
+  });
+
+  it('resumes a request that was parked while prefilling as prefilling', () => {
+    const { snapshot } = fold(
+      ...LIFE.slice(0, 2),
+      [stepped(1, 2_000_000, 1), stay('park', 1, 1)],
+      [later(3e6), stay('resume', 1, 1)],
+    );
+    expect(snapshot.requestsByPhase).toMatchObject({ prefilling: 1, swapped: 0, decoding: 0 });
+  });
+
+  it('counts what preemptions sent and what the host had, when they are decided', () => {
+    const { snapshot } = fold(...LIFE.slice(0, 3), [stepped(2, 2_100_000, 10), swapOut(1, 1, [2, 3], 7)]);
+    const { preemptions, parked, blocksSent, blocksHeld, transferBytes } = snapshot;
+    expect({ preemptions, parked, blocksSent, blocksHeld, transferBytes }).toEqual({
+      preemptions: { swap: 1, recompute: 0 },
+      parked: 0,
+      blocksSent: 5,
+      blocksHeld: 7,
+      transferBytes: { out: 0, in: 0 },
+    });
+  });
+
+  it('counts a recompute of a request that is swapped, or on its way, as one more preemption', () => {
+    const before: [Event, ...Effect[]][] = [...LIFE.slice(0, 3), [stepped(2, 2_100_000, 10), swapOut(1, 1, [2])]];
+    const failed: Event = { type: 'transferFailed', at: 2_200_000, transfer: 1, error: 'x' };
+    for (const rest of [[[failed, on('recompute', 1)]], [[landed(1, 2_200_000), on('settled', 1), on('recompute', 1)]]] as [
+      Event,
+      ...Effect[],
+    ][][]) {
+      const { snapshot } = fold(...before, ...rest);
+      expect(snapshot.preemptions).toEqual({ swap: 1, recompute: 1 });
+      expect(snapshot.requestsByPhase).toMatchObject({ queued: 1, swapped: 0, 'swapping-out': 0 });
+    }
+  });
+
+  it('counts what goes ahead of need by kind and direction, and leaves the phases alone', () => {
+    const { metrics } = fold(...LIFE.slice(0, 3));
+    const before = metrics.snapshot(BLOCKS).requestsByPhase;
+    metrics.apply(later(2_010_000), [
+      // Request 7 is not alive: blocks of one that has ended are mirrored too.
+      { type: 'mirror', ids: [1, 7], ...copies(1, 'out', [4]) },
+      { type: 'prefetch', id: 1, ...copies(2, 'in', [1, 2]) },
+    ]);
+    metrics.apply(landed(1, 2_020_000, 400), []);
+    metrics.apply(landed(2, 2_030_000, 300), []);
+    metrics.apply(stepped(2, 2_100_000, 10), [swapOut(1, 3, [1])]);
+    metrics.apply(landed(3, 2_200_000, 100), [on('settled', 1), swapIn(1, 4, [5])]);
+    metrics.apply(landed(4, 2_300_000, 500), [on('settled', 1)]);
+    const snapshot = metrics.snapshot(BLOCKS);
+    expect(snapshot.requestsByPhase).toEqual(before);
+    expect(snapshot.transferBytesByKind).toEqual({ mirror: 4000, prefetch: 3000, swapOut: 1000, swapIn: 5000 });
+    expect(snapshot.transferBytes).toEqual({ out: 5000, in: 8000 });
+    expect(snapshot.transfers).toEqual({ out: 2, in: 2 });
+    expect(snapshot.transferRuns).toEqual({ out: 2, in: 3 });
+    expect(snapshot.transferSeconds).toEqual({ out: 0.0005, in: 0.0008 });
+    expect(snapshot.preemptions).toEqual({ swap: 1, recompute: 0 });
+    expect(snapshot.blocksSent).toBe(1);
+  });
+
+  it('counts a copy ahead of need that failed as a failed transfer', () => {
+    const { snapshot } = fold(
+      [later(0), { type: 'mirror', ids: [], ...copies(1, 'out', [4]) }],
+      [{ type: 'transferFailed', at: 1, transfer: 1, error: 'x' }],
+    );
+    expect([snapshot.transfersFailed, snapshot.transfers.out, snapshot.transferBytesByKind.mirror]).toEqual([1, 0, 0]);
   });
 
   it('counts a failed transfer as failed and nothing else', () => {
     const { snapshot } = fold(
       ...LIFE.slice(0, 3),
-      [stepped(2, 2_100_000, 10), swap('swapOut', 1, 1, 2)],
+      [stepped(2, 2_100_000, 10), swapOut(1, 1, [2])],
       [{ type: 'transferFailed', at: 2_200_000, transfer: 1, error: 'x' }, on('recompute', 1), finish(1, 'aborted')],
     );
     expect(snapshot.transfersFailed).toBe(1);
     expect(snapshot.transferBytes.out).toBe(0);
     expect(snapshot.requestsByPhase).toMatchObject({ queued: 0, 'swapping-out': 0, done: 1 });
     expect(snapshot.finishedByOutcome.aborted).toBe(1);
+  });
+
+  it('takes a copy to a queued request as its first admission, and lets it prefill when that has landed', () => {
+    const { metrics } = fold([arrived(1, 1_000_000, 40)], [later(1_500_000), swapIn(1, 1, [2], 32)]);
+    expect(metrics.snapshot(BLOCKS).requestsByPhase).toMatchObject({ queued: 0, 'swapping-in': 1 });
+    expect([metrics.snapshot(BLOCKS).queueSeconds.count, metrics.snapshot(BLOCKS).queueSeconds.sum]).toEqual([1, 0.5]);
+    metrics.apply(landed(1, 1_600_000), [on('settled', 1), step(1, item(1, 32, 8, true))]);
+    expect(metrics.snapshot(BLOCKS).requestsByPhase).toMatchObject({ prefilling: 1, 'swapping-in': 0 });
+    metrics.apply(stepped(1, 1_700_000, 10), [on('prefilled', 1), tokens(1)]);
+    const { cachedTokens, cachedPromptTokens, promptTokens, prefillTokensComputed, preemptions } = metrics.snapshot(BLOCKS);
+    expect({ cachedTokens, cachedPromptTokens, promptTokens, prefillTokensComputed, preemptions }).toEqual({
+      cachedTokens: 32,
+      cachedPromptTokens: 32,
+      promptTokens: 40,
+      prefillTokensComputed: 8,
+      preemptions: { swap: 0, recompute: 0 },
+    });
+  });
+
+  it('returns to prefilling what had decoded, was recomputed, and comes back by a copy', () => {
+    const { snapshot } = fold(
+      ...LIFE.slice(0, 3),
+      [stepped(2, 2_100_000, 1), on('recompute', 1), swapIn(1, 1, [1], 16)],
+      [landed(1, 2_200_000), on('settled', 1)],
+    );
+    expect(snapshot.requestsByPhase).toMatchObject({ prefilling: 1, decoding: 0 });
+    expect(snapshot.queueSeconds.count).toBe(1);
+  });
+
+  it('counts what was found at every admission, but of a prompt only what its first one found', () => {
+    const { snapshot } = fold(
+      [arrived(1, 0, 20), admit(1, 16), step(1, item(1, 16, 4, true))],
+      [stepped(1, 10, 1), on('prefilled', 1), tokens(1), on('recompute', 1)],
+      [stepped(2, 20, 1), admit(1, 20)],
+    );
+    expect([snapshot.cachedTokens, snapshot.cachedPromptTokens, snapshot.promptTokens]).toEqual([36, 16, 20]);
+  });
+
+  it('counts what was found of a prompt together with the prompt, at the first token', () => {
+    const begun: [Event, ...Effect[]][] = [[arrived(1, 0, 20), admit(1, 16), step(1, item(1, 16, 4, true))]];
+    const { snapshot } = fold(...begun, [stepped(1, 10, 1), finish(1, 'aborted')]);
+    expect([snapshot.cachedTokens, snapshot.cachedPromptTokens, snapshot.promptTokens]).toEqual([16, 0, 0]);
   });
 
   it('keeps rejected requests out of the times', () => {
@@ -195,12 +336,13 @@ describe('the fold of a run', () => {
   it('gives snapshots that later events leave alone', () => {
     const { metrics, snapshot } = fold(...LIFE);
     const before = structuredClone(snapshot);
-    metrics.apply(arrived(2, 3_000_000), [on('admit', 2)]);
+    metrics.apply(arrived(2, 3_000_000), [admit(2, 16), { type: 'mirror', ids: [2], ...copies(9, 'out', [1]) }]);
+    metrics.apply(landed(9, 3_100_000), [stay('park', 2, 1)]);
     expect(snapshot).toEqual(before);
   });
 
   it('refuses effects on what is not there', () => {
-    expect(() => fold([{ type: 'draining', at: 0 }, on('admit', 9)])).toThrow('request 9 is not alive');
+    expect(() => fold([{ type: 'draining', at: 0 }, admit(9)])).toThrow('request 9 is not alive');
     expect(() => fold(...LIFE, [{ type: 'draining', at: 0 }, finish(1)])).toThrow('request 1 is not alive');
     expect(() => fold([{ type: 'landed', at: 0, transfer: 4, micros: 1 }])).toThrow('transfer 4 landed');
   });

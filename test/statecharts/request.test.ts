@@ -9,9 +9,23 @@ const EVENTS = {
   PREFILLED: { type: 'PREFILLED' },
   SWAP_OUT: {
     type: 'SWAP_OUT',
-    effect: { type: 'swapOut', id: 7, transfer: 1, runs: [{ from: 0, to: 4, blocks: 2 }], blocks: 2 },
+    effect: { type: 'swapOut', id: 7, held: 1, transfer: 1, direction: 'out', runs: [{ from: 0, to: 4, blocks: 2 }], blocks: 2 },
   },
-  SWAP_IN: { type: 'SWAP_IN', effect: { type: 'swapIn', id: 7, transfer: 2, runs: [{ from: 4, to: 0, blocks: 2 }], blocks: 2 } },
+  PARK: { type: 'PARK' },
+  SWAP_IN: {
+    type: 'SWAP_IN',
+    effect: {
+      type: 'swapIn',
+      id: 7,
+      held: 1,
+      cachedTokens: 0,
+      transfer: 2,
+      direction: 'in',
+      runs: [{ from: 4, to: 0, blocks: 2 }],
+      blocks: 2,
+    },
+  },
+  RESUME: { type: 'RESUME' },
   SETTLED: { type: 'SETTLED' },
   RECOMPUTE: { type: 'RECOMPUTE' },
   ENDING: { type: 'ENDING' },
@@ -46,7 +60,7 @@ const PATHS: Readonly<Record<Phase, readonly Name[]>> = {
   done: ['REJECT'],
 };
 
-/** The same with the wish to end remembered on the way; null where a request cannot be ending. */
+/** The same with the wish to end remembered on the way. */
 const ENDING_PATHS: Readonly<Record<(typeof LIVE)[number], readonly Name[]>> = {
   queued: ['ADMIT', 'SWAP_OUT', 'ENDING', 'RECOMPUTE'],
   prefilling: ['ADMIT', 'ENDING'],
@@ -62,7 +76,9 @@ const TABLE = `
   ADMIT      prefilling  -             -             -             -            -
   PREFILLED  -           decoding      -             -             -            -
   SWAP_OUT   -           swapping-out  swapping-out  -             -            -
-  SWAP_IN    -           -             -             -             swapping-in  -
+  PARK       -           swapped       swapped       -             -            -
+  SWAP_IN    swapping-in -             -             -             swapping-in  -
+  RESUME     -           -             -             -             decoding     -
   SETTLED    -           -             -             swapped       -            decoding
   RECOMPUTE  -           queued        queued        queued        queued       queued
   ENDING     -           prefilling    decoding      swapping-out  -            swapping-in
@@ -71,7 +87,7 @@ const TABLE = `
 `;
 
 /** Events that are forbidden once a request is to end: nothing new may start for it. */
-const STARTS: readonly Name[] = ['ADMIT', 'SWAP_OUT', 'SWAP_IN'];
+const STARTS: readonly Name[] = ['ADMIT', 'SWAP_OUT', 'PARK', 'SWAP_IN', 'RESUME'];
 
 function expected(): ReadonlyMap<Name, readonly string[]> {
   const rows = TABLE.trim().split('\n').slice(1);
@@ -163,6 +179,25 @@ describe('the chart of a request', () => {
     const phaseAfter = (names: Name[]) => requestPhase(along(names).actor.getSnapshot());
     expect(phaseAfter(['ADMIT', ...roundTrip])).toBe('prefilling');
     expect(phaseAfter(['ADMIT', ...roundTrip, 'PREFILLED', ...roundTrip])).toBe('decoding');
+    for (const out of [['PARK'], ['SWAP_OUT', 'SETTLED']] as Name[][]) {
+      for (const back of [['RESUME'], ['SWAP_IN', 'SETTLED']] as Name[][]) {
+        expect(phaseAfter(['ADMIT', ...out, ...back])).toBe('prefilling');
+        expect(phaseAfter(['ADMIT', ...roundTrip, 'PREFILLED', ...out, ...back])).toBe('decoding');
+      }
+    }
+  });
+
+  it('prefills what comes in from the queue, also after it has decoded, and then remembers anew', () => {
+    const cameIn: Name[] = ['SWAP_IN', 'SETTLED'];
+    const decoded: Name[] = ['ADMIT', 'PREFILLED', 'RECOMPUTE'];
+    const phaseAfter = (names: Name[]) => requestPhase(along(names).actor.getSnapshot());
+    expect(phaseAfter(cameIn)).toBe('prefilling');
+    expect(phaseAfter([...decoded, ...cameIn])).toBe('prefilling');
+    expect(phaseAfter(['ADMIT', 'PREFILLED', 'PARK', 'RECOMPUTE', ...cameIn])).toBe('prefilling');
+    // A copy that failed on the way in from the queue leads back to the queue, not to what was before.
+    expect(phaseAfter([...decoded, 'SWAP_IN', 'RECOMPUTE', ...cameIn])).toBe('prefilling');
+    expect(phaseAfter([...decoded, ...cameIn, 'PARK', 'RESUME'])).toBe('prefilling');
+    expect(phaseAfter([...decoded, ...cameIn, 'PREFILLED', 'PARK', ...cameIn])).toBe('decoding');
   });
 
   it('prefills again what is recomputed, also after it has decoded', () => {
@@ -172,7 +207,8 @@ describe('the chart of a request', () => {
 
   it('notes how the request ended and how often it moved', () => {
     const finished = along(['ADMIT', 'SWAP_OUT', 'SETTLED', 'SWAP_IN', 'SETTLED', 'FINISH']).actor.getSnapshot();
-    expect(finished.context).toEqual({ id: 7, outcome: 'length', ending: false, transfers: 2 });
+    expect(finished.context).toEqual({ id: 7, outcome: 'length', ending: false, fresh: false, transfers: 2 });
+    expect(along(['ADMIT', 'PARK', 'RESUME']).actor.getSnapshot().context.transfers).toBe(0);
     expect(along(['REJECT']).actor.getSnapshot().context.outcome).toBe('rejected');
   });
 });
@@ -183,7 +219,7 @@ describe('the graph of the chart', () => {
     events: Object.values(EVENTS),
     // How often a request moved and how it ended make no difference to what may happen next.
     serializeState: ({ value, context, historyValue }: ReturnType<typeof requestMachine.transition>) =>
-      JSON.stringify([value, context.ending, Object.values(historyValue).map(([node]) => node?.key)]),
+      JSON.stringify([value, context.ending, context.fresh, Object.values(historyValue).map(([node]) => node?.key)]),
   };
 
   it('reaches every phase, ending and not, and each of its paths is what a live actor does', () => {
@@ -207,8 +243,9 @@ describe('the graph of the chart', () => {
     for (const { state, event, nextState } of edges) {
       const target = table.get(event.type)?.[LIVE.indexOf(requestPhase(state) as (typeof LIVE)[number])];
       const forbidden = target === '-' || (state.context.ending && STARTS.includes(event.type));
-      const resumes = event.type === 'SETTLED' && requestPhase(state) === 'swapping-in' ? ['prefilling', 'decoding'] : [target];
-      expect(forbidden ? [requestPhase(state)] : resumes, `${requestPhase(state)} ${event.type}`).toContain(
+      const resumes = event.type === 'RESUME' || (event.type === 'SETTLED' && requestPhase(state) === 'swapping-in');
+      const possible = resumes ? ['prefilling', 'decoding'] : [target];
+      expect(forbidden ? [requestPhase(state)] : possible, `${requestPhase(state)} ${event.type}`).toContain(
         requestPhase(nextState),
       );
     }
