@@ -3,16 +3,19 @@
  * lengths only) and turns a step into one flat plan, its result into one event.
  */
 import { availableParallelism } from 'node:os';
-import { BLOCK_TOKENS, type Config } from '../core/config.js';
+import { BLOCK_TOKENS, type Config, presetOf } from '../core/config.js';
+import type { Mechanism, ParsedPreset } from '../core/presets.js';
 import type { Limits } from '../core/state.js';
-import type { Content, RequestId, Run, SteppedItem } from '../core/types.js';
+import type { BlockName, Content, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
 import { createEngine, createStore, Direction, destroyEngine, destroyStore, engineInfo } from '../native/index.js';
 import { type LoadedModel, loadModel } from '../native/model.js';
+import { BlockNames } from '../native/names.js';
 import { RESULT_RECORD } from '../native/plan.js';
 import { createPools, type Pools } from '../native/pool.js';
-import type { Answer, EnginePort, Hands, StepEffect, SwapEffect, TransfersPort } from './ports.js';
+import { type Chunk, Link } from './link.js';
+import type { Answer, EnginePort, Hands, StepEffect } from './ports.js';
 import type { SystemInfo } from './system.js';
 
 /** The engine and both memories, opened as the config says; `makeHands` is called once. */
@@ -24,6 +27,7 @@ export interface Live {
 
 /** Loads the model and allocates both memories. Throws FastswitchError `bad_model`, `bad_config`, `native_missing`. */
 export function openLive(config: Config): Live {
+  const preset = livePreset(config);
   const model = loadModel(config.model, { maxContext: config.maxContext });
   const kvDtype = config.kvDtype === 'auto' ? (model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
   const engine = createEngine(model.spec, {
@@ -35,16 +39,36 @@ export function openLive(config: Config): Live {
     maxSequences: config.maxRunning,
   });
   try {
-    return openStore(config, model, engine);
+    return openStore(config, preset, model, engine);
   } catch (error) {
     destroyEngine(engine); // its threads would outlive this one
     throw error;
   }
 }
 
+/** The switches and the policy of this run. Throws `bad_config` for what only the simulation has. */
+function livePreset(config: Config): ParsedPreset {
+  const preset = presetOf(config);
+  const { copying } = preset.mechanism;
+  if (copying === 'direct') return preset;
+  const how = copying === 'staged' ? 'staged' : 'layer-by-layer';
+  throw new FastswitchError(
+    'bad_config',
+    `only "fastswitch simulate" knows preset ${preset.name}: its ${how} copies are a cost term; ` +
+      'add +copying=direct to serve with the rest of it',
+  );
+}
+
 /** Both memories, sized in blocks of the engine. */
-function openStore(config: Config, model: LoadedModel, engine: number): Live {
+function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: LoadedModel, engine: number): Live {
   const blockBytes = engineInfo(engine).blockBytes;
+  const piecesPerRun = mechanism.crossLayer ? 1 : 2 * model.spec.layers;
+  if (blockBytes % piecesPerRun !== 0) {
+    throw new FastswitchError(
+      'bad_config',
+      `a block of ${blockBytes} bytes cannot be cut into ${piecesPerRun} equal pieces; choose a preset with crossLayer`,
+    );
+  }
   const deviceBlocks = Math.floor(config.deviceKvBytes / blockBytes);
   const hostBlocks = Math.floor(config.hostKvBytes / blockBytes);
   if (deviceBlocks < 2) {
@@ -62,17 +86,17 @@ function openStore(config: Config, model: LoadedModel, engine: number): Live {
     deviceBlocks,
     hostBlocks,
   };
-  const { policy, maxBatchTokens, maxRunning, maxQueued } = config;
+  const { maxBatchTokens, maxRunning, maxQueued } = config;
   const destroy = () => {
     destroyEngine(engine);
     destroyStore(store);
   };
   return {
     info,
-    limits: { policy, deviceBlocks, hostBlocks, maxBatchTokens, maxRunning, maxQueued },
+    limits: { policy, mechanism, deviceBlocks, hostBlocks, blockBytes, maxBatchTokens, maxRunning, maxQueued },
     makeHands: (answer) => {
       const pools = createPools({ swapThreads: config.swapThreads });
-      return liveHands({ pools, engine, store, maxRunning, destroy }, answer);
+      return liveHands({ pools, engine, store, mechanism, blockBytes, piecesPerRun, maxRunning, destroy }, answer);
     },
   };
 }
@@ -82,6 +106,10 @@ interface LiveOptions {
   /** Numbers of the native engine and store. */
   readonly engine: number;
   readonly store: number;
+  readonly mechanism: Mechanism;
+  readonly blockBytes: number;
+  /** Equal copies that a run takes: 1, or one for each layer's K and V. */
+  readonly piecesPerRun: number;
   readonly maxRunning: number;
   /** Called last by `close`, when nothing runs any more. */
   readonly destroy: () => void;
@@ -105,11 +133,13 @@ function liveHands(options: LiveOptions, answer: Answer): Hands {
     }
   }, SILENCE_MILLIS_MAX / 10);
   watch.unref();
+  const link = liveLink(options, answer, track);
   return {
     engine: liveEngine(options, answer, track),
-    transfers: liveTransfers(options, answer, track),
+    transfers: link,
     clock: { now: () => Number((process.hrtime.bigint() - zero) / 1000n) },
     async close() {
+      link.close();
       await Promise.all(inFlight.keys());
       clearInterval(watch);
       await options.pools.close();
@@ -120,18 +150,20 @@ function liveHands(options: LiveOptions, answer: Answer): Hands {
 
 type Track = (work: Promise<void>) => void;
 
-function liveTransfers({ pools, store }: LiveOptions, answer: Answer, track: Track): TransfersPort {
-  return {
-    start({ type, transfer, runs }: SwapEffect) {
-      const direction = type === 'swapOut' ? Direction.deviceToHost : Direction.hostToDevice;
-      track(
-        pools.copy(store, direction, flatRuns(runs)).then(
-          (micros) => answer({ type: 'landed', transfer, micros }),
-          (error: Error) => answer({ type: 'transferFailed', transfer, error: error.message }),
-        ),
-      );
-    },
+/** One task and one native call for each chunk. */
+function liveLink(options: LiveOptions, answer: Answer, track: Track): Link {
+  const { pools, store, mechanism, blockBytes, piecesPerRun } = options;
+  const copy = ({ direction, runs }: Chunk): Promise<number> => {
+    const way = direction === 'out' ? Direction.deviceToHost : Direction.hostToDevice;
+    if (piecesPerRun === 1) return pools.copy(store, way, flatRuns(runs));
+    return pools.copyPieces(store, way, flatPieces(runs, blockBytes, piecesPerRun));
   };
+  return new Link({
+    duplex: mechanism.duplex,
+    blockBytes,
+    perform: (chunk, done) => track(copy(chunk).then(done, done)),
+    answer,
+  });
 }
 
 /** [from, to, blocks] for each run, in memory that a worker can read without a copy. */
@@ -141,8 +173,27 @@ function flatRuns(runs: readonly Run[]): Int32Array {
   return flat;
 }
 
+/**
+ * [from byte, to byte, bytes] for each layer's K and V of each run: as many copies, and as long, as a layout by layers
+ * takes. Ours is another, but equal pieces in order move the same bytes.
+ */
+function flatPieces(runs: readonly Run[], blockBytes: number, piecesPerRun: number): Float64Array {
+  const flat = new Float64Array(new SharedArrayBuffer(24 * runs.length * piecesPerRun));
+  let at = 0;
+  for (const run of runs) {
+    const pieceBytes = (run.blocks * blockBytes) / piecesPerRun;
+    for (let piece = 0; piece < piecesPerRun; piece++) {
+      flat[at] = run.from * blockBytes + piece * pieceBytes;
+      flat[at + 1] = run.to * blockBytes + piece * pieceBytes;
+      flat[at + 2] = pieceBytes;
+      at += 3;
+    }
+  }
+  return flat;
+}
+
 function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: Answer, track: Track): EnginePort {
-  const open = new Map<RequestId, SequenceContent>();
+  const open = new Map<RequestId, Sequence>();
   const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * maxRunning));
   let plan = new Int32Array(new SharedArrayBuffer(1 << 16));
   const contentOf = (id: RequestId) => {
@@ -154,11 +205,15 @@ function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: A
     effect.items.map(({ id, count }, index) => {
       const { token, logprobs } = resultOf(result, index);
       const content = contentOf(id);
-      if (token >= 0) content.append(token);
-      return { id, count, token, ended: token >= 0 && content.stops.has(token), logprobs };
+      const name = token >= 0 ? content.append(token) : null;
+      return { id, count, token, ended: token >= 0 && content.stops.has(token), logprobs, name };
     });
   return {
-    open: (id, content) => void open.set(id, sequenceOf(content)),
+    open(id, content) {
+      const names = new BlockNames(content.cacheSalt, BLOCK_TOKENS);
+      open.set(id, sequenceOf(content, names));
+      return names.extend(content.promptTokens);
+    },
     close: (id) => void open.delete(id),
     step(effect: StepEffect) {
       const words = stepWords(effect.items, contentOf);
@@ -174,8 +229,13 @@ function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: A
   };
 }
 
-/** The token ids of one request, growing as it generates. */
-function sequenceOf(content: Content): SequenceContent {
+interface Sequence extends SequenceContent {
+  /** Answers the name of the block that the token completes, else null. */
+  append(token: number): BlockName | null;
+}
+
+/** The token ids of one request, growing as it generates, and the chain of their names. */
+function sequenceOf(content: Content, names: BlockNames): Sequence {
   let tokens = new Int32Array(content.promptTokens.length + 64);
   tokens.set(content.promptTokens);
   let length = content.promptTokens.length;
@@ -191,6 +251,7 @@ function sequenceOf(content: Content): SequenceContent {
       }
       tokens[length] = token;
       length += 1;
+      return names.append(token);
     },
     tokens: () => tokens.subarray(0, length),
   };

@@ -5,13 +5,13 @@
  * Two laws: a port never answers before it has returned; it answers every call exactly once, by an event (success
  * or failure). Silence is a mistake of our own: the live hands stop the system when a native call does not return.
  */
-import type { Content, Effect, EmittedToken, Event, Micros, Outcome, RequestId } from '../core/types.js';
+import type { BlockName, Content, Effect, EmittedToken, Event, Micros, Outcome, RequestId } from '../core/types.js';
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 type WithoutStamp<E> = E extends { at: Micros } ? Omit<E, 'at'> : never;
 
 export type StepEffect = EffectOf<'step'>;
-export type SwapEffect = EffectOf<'swapOut'> | EffectOf<'swapIn'>;
+export type TransferEffect = EffectOf<'swapOut' | 'swapIn' | 'mirror' | 'prefetch'>;
 /** An event before the door has stamped it. */
 export type Unstamped = WithoutStamp<Event>;
 /** The way back through the one door. */
@@ -19,8 +19,8 @@ export type Answer = (event: Unstamped) => void;
 
 /** Runs the model. Keeps the token ids of open requests, so that events carry lengths only. */
 export interface EnginePort {
-  /** The request exists from now on. */
-  open(id: RequestId, content: Content): void;
+  /** The request exists from now on. Returns the names of the full blocks of its prompt. */
+  open(id: RequestId, content: Content): readonly BlockName[];
   /** Answers `stepped` or `stepFailed`. One step at a time. */
   step(effect: StepEffect): void;
   /** The request has ended; not called while a step that contains it is in flight. */
@@ -29,7 +29,7 @@ export interface EnginePort {
 
 /** Moves KV between device and host. Answers `landed` or `transferFailed`. */
 export interface TransfersPort {
-  start(effect: SwapEffect): void;
+  start(effect: TransferEffect): void;
 }
 
 export interface ClockPort {
@@ -55,6 +55,8 @@ export interface RequestEnd {
   /** Code from the catalogue for `failed` and `rejected`, else null. */
   readonly code: 'queue_full' | 'draining' | 'too_large' | 'engine_failed' | null;
   readonly message: string | null;
+  /** Tokens of its prompt whose KV was found and not computed. */
+  readonly cachedTokens: number;
   /** Seconds after which a refused client may try again, from the state of the queue; null where it does not apply. */
   readonly retryAfterSeconds: number | null;
 }

@@ -8,9 +8,10 @@
 import { type ActorRefFrom, createActor } from 'xstate';
 import { type RequestEvent, requestMachine } from '../../statecharts/request.js';
 import { serverMachine } from '../../statecharts/server.js';
+import { checkState } from '../core/check.js';
 import { MetricsFold, type MetricsSnapshot } from '../core/metrics.js';
 import { decide } from '../core/scheduler.js';
-import { checkState, createState, type Limits, type State, waitingCount } from '../core/state.js';
+import { createState, type Limits, type State, waitingCount } from '../core/state.js';
 import type { AbortReason, Content, Effect, EmittedToken, Event, Micros, RequestId } from '../core/types.js';
 import type { Answer, Hands, Listener, RequestEnd, Unstamped } from './ports.js';
 
@@ -63,11 +64,19 @@ export interface Sink {
 
 export interface RuntimeOptions {
   readonly limits: Limits;
-  readonly blockBytes: number;
   readonly makeHands: (answer: Answer) => Hands;
   readonly sink: Sink;
   /** Sees every decision; for tests and, later, the journal. */
   readonly witness?: (event: Event, effects: readonly Effect[], state: State) => void;
+  /** Adds up what deciding and the actors take. */
+  readonly stopwatch?: Stopwatch;
+}
+
+export interface Stopwatch {
+  /** Microseconds of wall time; any zero. */
+  now(): number;
+  decideMicros: number;
+  actorMicros: number;
 }
 
 /** The laws are checked when nothing lives, at most this often: it costs some microseconds per thousand blocks. */
@@ -78,6 +87,9 @@ export class Runtime {
   readonly #metrics: MetricsFold;
   readonly #hands: Hands;
   readonly #sink: Sink;
+  /** Of the prompt of each live request that was found and not computed. */
+  readonly #cachedTokens = new Map<RequestId, number>();
+  readonly #stopwatch: Stopwatch | undefined;
   readonly #witness: RuntimeOptions['witness'];
   readonly #actors = new Map<RequestId, ActorRefFrom<typeof requestMachine>>();
   readonly #server = createActor(serverMachine);
@@ -91,9 +103,10 @@ export class Runtime {
 
   constructor(options: RuntimeOptions) {
     this.#state = createState(options.limits);
-    this.#metrics = new MetricsFold({ blockBytes: options.blockBytes });
+    this.#metrics = new MetricsFold({ blockBytes: options.limits.blockBytes });
     this.#sink = options.sink;
     this.#witness = options.witness;
+    this.#stopwatch = options.stopwatch;
     this.#hands = options.makeHands((event) => this.deliver(event));
     this.#machine = requestMachine.provide({
       actions: {
@@ -113,9 +126,10 @@ export class Runtime {
     actor.subscribe({ error: (error) => this.#fail(error) });
     this.#actors.set(id, actor);
     actor.start();
-    this.#hands.engine.open(id, request.content);
+    const names = this.#hands.engine.open(id, request.content);
     const { maxTokens, priority, tenant } = request;
-    this.deliver({ type: 'arrived', id, promptTokens: request.content.promptTokens.length, maxTokens, priority, tenant });
+    const promptTokens = request.content.promptTokens.length;
+    this.deliver({ type: 'arrived', id, promptTokens, maxTokens, priority, tenant, names });
   }
 
   /** Takes in an outside fact. Safe to call from a port's answer: facts are taken one at a time, in order. */
@@ -135,7 +149,9 @@ export class Runtime {
   }
 
   #take(event: Event): void {
+    const started = this.#stopwatch?.now() ?? 0;
     const effects = decide(this.#state, event);
+    if (this.#stopwatch !== undefined) this.#stopwatch.decideMicros += this.#stopwatch.now() - started;
     this.#metrics.apply(event, effects);
     this.#witness?.(event, effects, this.#state);
     for (const effect of effects) this.#perform(effect);
@@ -154,6 +170,7 @@ export class Runtime {
           outcome: effect.outcome,
           code: effect.outcome === 'failed' ? 'engine_failed' : null,
           message: effect.error,
+          cachedTokens: this.#cachedTokens.get(effect.id) ?? 0,
           retryAfterSeconds: null,
         });
       case 'reject':
@@ -162,21 +179,36 @@ export class Runtime {
           outcome: 'rejected',
           code: effect.code,
           message: null,
+          cachedTokens: 0,
           retryAfterSeconds: effect.code === 'queue_full' ? this.#retryAfterSeconds() : null,
         });
       case 'swapOut':
         return this.#tell(effect.id, { type: 'SWAP_OUT', effect });
       case 'swapIn':
+        this.#noteCached(effect.id, effect.cachedTokens);
         return this.#tell(effect.id, { type: 'SWAP_IN', effect });
+      case 'mirror':
+      case 'prefetch':
+        return this.#hands.transfers.start(effect);
+      case 'admit':
+        this.#noteCached(effect.id, effect.cachedTokens);
+        return this.#tell(effect.id, { type: 'ADMIT' });
       default:
         return this.#tell(effect.id, { type: CHART_EVENTS[effect.type] });
     }
   }
 
+  /** Of the first admission: what a request finds of itself when it is computed again is no service to its client. */
+  #noteCached(id: RequestId, tokens: number): void {
+    if (!this.#cachedTokens.has(id)) this.#cachedTokens.set(id, tokens);
+  }
+
   #tell(id: RequestId, event: RequestEvent): void {
     const actor = this.#actors.get(id);
     if (actor === undefined) throw new Error(`effect ${event.type} for request ${id}, which has no actor`);
+    const started = this.#stopwatch?.now() ?? 0;
     actor.send(event);
+    if (this.#stopwatch !== undefined) this.#stopwatch.actorMicros += this.#stopwatch.now() - started;
     // xstate turns an error inside a chart into a state of the actor: look, or it goes unnoticed.
     const snapshot = actor.getSnapshot();
     if (snapshot.status === 'error') throw snapshot.error;
@@ -184,6 +216,7 @@ export class Runtime {
 
   #close(id: RequestId, end: RequestEnd): void {
     this.#actors.delete(id);
+    this.#cachedTokens.delete(id);
     this.#hands.engine.close(id);
     this.#sink.end(id, end);
   }
@@ -206,14 +239,25 @@ export class Runtime {
   }
 
   snapshot(): MetricsSnapshot {
-    const { device, host } = this.#state;
-    const gauges = (memory: State['device']) => ({
+    const { device, host, warm, copies, flights } = this.#state;
+    const gauges = (memory: State['device'], moving: number, reusable: number) => ({
       free: memory.free,
-      moving: memory.moving,
-      used: memory.total - memory.free - memory.moving,
+      moving,
+      used: memory.total - memory.free - moving,
+      kept: reusable,
       total: memory.total,
     });
-    return this.#metrics.snapshot({ device: gauges(device), host: gauges(host) });
+    let copied = 0; // a copy that two transfers read counts twice, but never for more than is used
+    let kept = warm.blocks;
+    for (const { blocks, parts } of flights.values()) {
+      copied += blocks;
+      for (const { owner, copies: copying } of parts) if (warm.has(owner)) kept -= copying.length;
+    }
+    const onHost = Math.min(copied, host.total - host.free - copies.spare);
+    return this.#metrics.snapshot({
+      device: gauges(device, device.moving, kept),
+      host: gauges(host, onHost, copies.spare),
+    });
   }
 
   /** Rejects newcomers and resolves when the last request has ended. */
@@ -251,13 +295,20 @@ export class Runtime {
 }
 
 const CHART_EVENTS = {
-  admit: 'ADMIT',
   prefilled: 'PREFILLED',
   settled: 'SETTLED',
   recompute: 'RECOMPUTE',
   ending: 'ENDING',
+  park: 'PARK',
+  resume: 'RESUME',
 } as const;
 
 function failedEnd(error: Error): RequestEnd {
-  return { outcome: 'failed', code: 'engine_failed', message: `the server stopped: ${error.message}`, retryAfterSeconds: null };
+  return {
+    outcome: 'failed',
+    code: 'engine_failed',
+    message: `the server stopped: ${error.message}`,
+    cachedTokens: 0,
+    retryAfterSeconds: null,
+  };
 }

@@ -172,13 +172,19 @@ class ThreadedSystem implements System {
 }
 
 function brokenEnd(error: Error): RequestEnd {
-  return { outcome: 'failed', code: 'engine_failed', message: `the engine stopped: ${error.message}`, retryAfterSeconds: null };
+  return {
+    outcome: 'failed',
+    code: 'engine_failed',
+    message: `the engine stopped: ${error.message}`,
+    cachedTokens: 0,
+    retryAfterSeconds: null,
+  };
 }
 
 /** The worker's end: runs a system behind `port`. */
-export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<RuntimeOptions, 'sink' | 'blockBytes'>): void {
+export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<RuntimeOptions, 'sink'>): void {
   const post = (report: Report) => port.postMessage(report);
-  const runtime = new Runtime({ ...options, blockBytes: info.blockBytes, sink: batchingSink(post) });
+  const runtime = new Runtime({ ...options, sink: batchingSink(post) });
   const answer = (call: number, value: SystemSnapshot | null) => post({ type: 'answer', call, value });
   const loopDelay = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MILLIS });
   loopDelay.enable();
@@ -189,7 +195,7 @@ export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<
       case 'abort':
         return runtime.deliver({ type: 'aborted', id: command.id, reason: command.reason });
       case 'reprioritize':
-        return runtime.deliver({ type: 'reprioritized', id: command.id, priority: command.priority });
+        return runtime.deliver({ type: 'reprioritized', items: [{ id: command.id, priority: command.priority }] });
       case 'snapshot':
         return answer(command.call, { ...runtime.snapshot(), loopDelaySeconds: takeDelay(loopDelay) });
       case 'drain':

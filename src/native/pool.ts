@@ -15,6 +15,8 @@ export interface Pools {
   step(engine: number, store: number, plan: Int32Array, result: Int32Array): Promise<number>;
   /** Copies runs of blocks (`copyRuns` of index.ts) on a swap worker; answers the microseconds of the native call. */
   copy(store: number, direction: Direction, runs: Int32Array): Promise<number>;
+  /** Copies pieces (`copyBytes` of index.ts) on a swap worker; answers the microseconds of the native call. */
+  copyPieces(store: number, direction: Direction, pieces: Float64Array): Promise<number>;
   /** Waits for the tasks that have started, refuses new ones, ends the threads. */
   close(): Promise<void>;
 }
@@ -44,7 +46,7 @@ export function createPools(options: { readonly swapThreads: number }): Pools {
   const pending = new Set<Promise<unknown>>();
   let closing: Promise<void> | null = null;
 
-  async function run(pool: Piscina, name: 'step' | 'copy', task: object): Promise<number> {
+  async function run(pool: Piscina, name: 'step' | 'copy' | 'copyPieces', task: object): Promise<number> {
     if (closing !== null) throw new FastswitchError('native_failed', 'the native threads are closed');
     const answer: Promise<Answer> = pool.run(task, { name });
     pending.add(answer);
@@ -68,6 +70,7 @@ export function createPools(options: { readonly swapThreads: number }): Pools {
   return {
     step: (engineId, store, plan, result) => run(engine, 'step', { engine: engineId, store, plan, result }),
     copy: (store, direction, runs) => run(swap, 'copy', { store, direction, runs }),
+    copyPieces: (store, direction, pieces) => run(swap, 'copyPieces', { store, direction, pieces }),
     close: () => {
       closing ??= end();
       return closing;

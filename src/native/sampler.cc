@@ -255,7 +255,10 @@ bool sampleToken(const Kernels& kernels, const float* logits, int vocabulary, co
     if (!finite) return false;
   }
   record[0] = plan.temperature == 0 ? firstOf(used, vocabulary, top) : draw(kernels, used, vocabulary, top, plan, scratch);
-  if (plan.topLogprobs < 0) return true;
+  if (plan.topLogprobs < 0) {
+    record[2] = -1;
+    return true;
+  }
   // log(sum(exp(logits))).
   const double normaliser = rawTop + std::log(makeChances(kernels, logits, vocabulary, rawTop, 1, scratch));
   record[1] = bitsOf(static_cast<float>(logits[record[0]] - normaliser));

@@ -12,3 +12,5 @@ const answer = (value) => (value < 0 ? [value, native.lastMessage()] : value);
 export const step = ({ engine, store, plan, result }) => answer(native.step(engine, store, plan, result));
 
 export const copy = ({ store, direction, runs }) => answer(native.copyRuns(store, direction, runs));
+
+export const copyPieces = ({ store, direction, pieces }) => answer(native.copyBytes(store, direction, pieces));

@@ -1,32 +1,47 @@
 import { describe, expect, it } from 'vitest';
-import type { Answer, Hands, RequestEnd } from '../../src/actors/ports.js';
+import type { Answer, Hands, RequestEnd, TransferEffect } from '../../src/actors/ports.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
-import { GREEDY } from '../../src/core/config.js';
+import { BLOCK_TOKENS, GREEDY } from '../../src/core/config.js';
+import { PRESETS } from '../../src/core/presets.js';
 import type { Limits } from '../../src/core/state.js';
 import type { Content, Effect, EmittedToken } from '../../src/core/types.js';
 
-const LIMITS: Limits = { policy: 'priority', deviceBlocks: 20, hostBlocks: 20, maxBatchTokens: 64, maxRunning: 1, maxQueued: 1 };
-
-const CONTENT: Content = {
-  promptTokens: new Int32Array(8),
-  stopTokens: [],
-  sampling: GREEDY,
+const LIMITS: Limits = {
+  policy: 'priority',
+  mechanism: { ...PRESETS.default.mechanism, waits: 'async', mirror: false, prefetch: false, paced: false, prefill: 'mixed' },
+  blockBytes: 64,
+  deviceBlocks: 20,
+  hostBlocks: 20,
+  maxBatchTokens: 64,
+  maxRunning: 1,
+  maxQueued: 1,
 };
 
-/** A runtime whose ports only note what they were told; the test answers through the door. */
-function scripted(transfer: (start: Effect) => void = () => {}) {
+function contentOf(promptTokens: number): Content {
+  return { promptTokens: new Int32Array(promptTokens), stopTokens: [], sampling: GREEDY, cacheSalt: '' };
+}
+
+const CONTENT = contentOf(8);
+
+/** A runtime whose ports only note what they were told; the test answers through the door. All texts are the same. */
+function scripted(transfer: (start: TransferEffect) => void = () => {}, limits: Limits = LIMITS) {
   const steps: Extract<Effect, { type: 'step' }>[] = [];
-  const transfers: number[] = [];
+  const transfers: TransferEffect[] = [];
   const ends = new Map<number, RequestEnd[]>();
   const tokens: EmittedToken[] = [];
   const failures: Error[] = [];
   const closed: string[] = [];
   let now = 0;
   const makeHands = (_answer: Answer): Hands => ({
-    engine: { open() {}, close: (id) => void closed.push(`request ${id}`), step: (effect) => void steps.push(effect) },
+    engine: {
+      open: (_id, content) =>
+        Array.from({ length: Math.floor(content.promptTokens.length / BLOCK_TOKENS) }, (_, k) => `block ${k}`),
+      close: (id) => void closed.push(`request ${id}`),
+      step: (effect) => void steps.push(effect),
+    },
     transfers: {
       start(effect) {
-        transfers.push(effect.transfer);
+        transfers.push(effect);
         transfer(effect);
       },
     },
@@ -34,8 +49,7 @@ function scripted(transfer: (start: Effect) => void = () => {}) {
     close: async () => void closed.push('hands'),
   });
   const runtime = new Runtime({
-    limits: LIMITS,
-    blockBytes: 64,
+    limits,
     makeHands,
     sink: {
       tokens: (items) => void tokens.push(...items),
@@ -54,8 +68,10 @@ function scripted(transfer: (start: Effect) => void = () => {}) {
       token: sample ? 1 : -1,
       ended: false,
       logprobs: null,
+      name: null, // nobody fills a block with what it generates here
     }));
-    runtime.deliver({ type: 'stepped', step: effect.step, micros: 10, items });
+    // Long beside a copy, so that copies are worth while.
+    runtime.deliver({ type: 'stepped', step: effect.step, micros: 100_000, items });
   };
   return { runtime, submit, step, steps, transfers, ends, tokens, failures, closed };
 }
@@ -66,7 +82,7 @@ describe('the door', () => {
     submit(1);
     for (let n = 0; n < 3; n += 1) step();
     expect(tokens.map(({ index }) => index)).toEqual([0, 1, 2]);
-    expect(ends.get(1)).toEqual([{ outcome: 'length', code: null, message: null, retryAfterSeconds: null }]);
+    expect(ends.get(1)).toEqual([{ outcome: 'length', code: null, message: null, cachedTokens: 0, retryAfterSeconds: null }]);
     expect(closed).toEqual(['request 1']);
   });
 
@@ -88,6 +104,77 @@ describe('the door', () => {
     expect(ends.has(1)).toBe(false);
     runtime.deliver({ type: 'landed', transfer: 1, micros: 5 });
     expect(ends.get(1)).toMatchObject([{ outcome: 'aborted' }]);
+  });
+
+  it('tells the client how much of its prompt was found, also where that came from the host', () => {
+    const { submit, step, ends, transfers, runtime } = scripted(undefined, {
+      ...LIMITS,
+      mechanism: { ...LIMITS.mechanism, finished: 'save' },
+    });
+    submit(1, { content: contentOf(40), maxTokens: 1 });
+    step();
+    runtime.deliver({ type: 'landed', transfer: transfers[0]?.transfer as number, micros: 5 });
+    submit(2, { content: contentOf(40), maxTokens: 1 });
+    runtime.deliver({ type: 'landed', transfer: transfers[1]?.transfer as number, micros: 5 });
+    step();
+    expect(transfers.map(({ type }) => type)).toEqual(['mirror', 'swapIn']);
+    expect([1, 2].map((id) => ends.get(id)?.[0]?.cachedTokens)).toEqual([0, 32]);
+  });
+
+  it('counts for the client what was found at first, not what a request finds of itself again', () => {
+    const { submit, step, ends, runtime } = scripted(undefined, {
+      ...LIMITS,
+      mechanism: { ...LIMITS.mechanism, preemption: 'recompute' },
+      maxRunning: 1,
+    });
+    submit(1, { content: contentOf(40), maxTokens: 3 });
+    step();
+    submit(2, { priority: 1, maxTokens: 1 });
+    step(); // 1 gives way and stays warm
+    step();
+    step();
+    runtime.deliver({ type: 'aborted', id: 1, reason: 'client' });
+    if (!ends.has(1)) step();
+    expect(runtime.snapshot()).toMatchObject({ preemptions: { recompute: 1 }, cachedTokens: 32, cachedPromptTokens: 0 });
+    expect(ends.get(1)).toMatchObject([{ cachedTokens: 0 }]);
+  });
+
+  it('performs what is copied ahead of need without a change of any request', () => {
+    const { submit, step, transfers, runtime, tokens } = scripted(undefined, {
+      ...LIMITS,
+      deviceBlocks: 40,
+      maxBatchTokens: 300,
+      mechanism: { ...LIMITS.mechanism, mirror: true },
+    });
+    submit(1, { content: contentOf(200), maxTokens: 3 });
+    step();
+    expect(transfers).toMatchObject([{ type: 'mirror', ids: [1], blocks: 12 }]);
+    expect(runtime.snapshot().requestsByPhase).toMatchObject({ decoding: 1 });
+    runtime.deliver({ type: 'landed', transfer: transfers[0]?.transfer as number, micros: 5 });
+    step();
+    expect(tokens).toHaveLength(2);
+    expect(runtime.snapshot().transferBytesByKind).toMatchObject({ mirror: 12 * 64, swapOut: 0 });
+  });
+
+  it('changes priorities of those who live, and says nothing of those who do not', () => {
+    const { submit, step, runtime, steps } = scripted(undefined, { ...LIMITS, maxQueued: 5 });
+    for (const id of [1, 2, 3]) submit(id);
+    runtime.deliver({
+      type: 'reprioritized',
+      items: [
+        { id: 3, priority: 0 },
+        { id: 77, priority: 0 },
+      ],
+    });
+    step();
+    expect(steps[0]?.items.map(({ id }) => id)).toEqual([3]);
+  });
+
+  it('counts what is kept of ended requests as room that is used and could be had', () => {
+    const { submit, step, runtime } = scripted();
+    submit(1, { content: contentOf(40), maxTokens: 1 });
+    step();
+    expect(runtime.snapshot().blocks.device).toEqual({ free: 18, moving: 0, used: 2, kept: 2, total: 20 });
   });
 });
 

@@ -23,18 +23,25 @@ function content(seed: bigint): Content {
     promptTokens: Int32Array.of(1, 2, 3, 4, 5),
     stopTokens: [],
     sampling: { ...GREEDY, temperature: 1, seed, topLogprobs: 2 },
+    cacheSalt: '',
   };
 }
 
-function generate(system: System, seed: bigint): Promise<{ items: EmittedToken[]; end: RequestEnd }> {
+function generate(
+  system: System,
+  seed: bigint,
+  change: Partial<Content> = {},
+): Promise<{ items: EmittedToken[]; end: RequestEnd }> {
   return new Promise((resolve) => {
     const items: EmittedToken[] = [];
     system.submit(
-      { content: content(seed), maxTokens: 6, priority: 0, tenant: '' },
+      { content: { ...content(seed), ...change }, maxTokens: 6, priority: 0, tenant: '' },
       { tokens: (more) => void items.push(...more), end: (end) => resolve({ items, end }) },
     );
   });
 }
+
+const tokensOf = ({ items }: { items: readonly EmittedToken[] }) => items.map(({ token, logprobs }) => [token, logprobs]);
 
 describe('the system on its own thread', () => {
   it('gives the same tokens for a seed of 64 bits, with logprobs, in order', async () => {
@@ -47,9 +54,21 @@ describe('the system on its own thread', () => {
     expect(first.items.every(({ logprobs }) => logprobs !== null && logprobs.logprob <= 0 && logprobs.top.length === 2)).toBe(
       true,
     );
-    const tokens = ({ items }: typeof first) => items.map(({ token, logprobs }) => [token, logprobs]);
-    expect(tokens(again)).toEqual(tokens(first));
-    expect(tokens(other)).not.toEqual(tokens(first));
+    expect(tokensOf(again)).toEqual(tokensOf(first));
+    expect(tokensOf(other)).not.toEqual(tokensOf(first));
+  });
+
+  it('finds the KV of a prompt that it has seen, gives the same tokens on top of it, and shares it under one salt only', async () => {
+    const system = await createThreadedSystem(CONFIG);
+    const promptTokens = Int32Array.from({ length: 40 }, (_, position) => 3 + position);
+    const first = await generate(system, 7n, { promptTokens });
+    const again = await generate(system, 7n, { promptTokens });
+    const salted = await generate(system, 7n, { promptTokens, cacheSalt: 'another' });
+    const { cachedPromptTokens } = await system.snapshot();
+    await system.close();
+    expect([first, again, salted].map(({ end }) => end.cachedTokens)).toEqual([0, 32, 0]);
+    expect(cachedPromptTokens).toBe(32);
+    for (const other of [again, salted]) expect(tokensOf(other)).toEqual(tokensOf(first));
   });
 
   it('answers everything that is asked of it during and after its close', async () => {

@@ -54,6 +54,22 @@ test('a thousand copies and steps beside them, each answered once', async () => 
   await pools.close();
 });
 
+test('pieces of blocks go as the blocks would', async () => {
+  const pools = createPools({ swapThreads: 1 });
+  const filled = new Uint8Array(blockBytes * 2).map((_, i) => (i * 37) % 251);
+  writeStore(store, Memory.device, 5 * blockBytes, filled);
+  const piece = blockBytes / 24; // twelve layers, keys and values
+  const pieces = new Float64Array(new SharedArrayBuffer(8 * 3 * 48));
+  for (let k = 0; k < 48; k++) pieces.set([5 * blockBytes + k * piece, 50 * blockBytes + k * piece, piece], 3 * k);
+  expect(await pools.copyPieces(store, Direction.deviceToHost, pieces)).toBeGreaterThanOrEqual(0);
+  const found = new Uint8Array(filled.length);
+  readStore(store, Memory.host, 50 * blockBytes, found);
+  expect(Buffer.compare(found, filled)).toBe(0);
+  pieces[1] = 64 * blockBytes;
+  await expect(pools.copyPieces(store, Direction.deviceToHost, pieces)).rejects.toThrow(FastswitchError);
+  await pools.close();
+});
+
 test('what C++ refuses comes back as a coded error, and the worker lives on', async () => {
   const pools = createPools({ swapThreads: 1 });
   await expect(pools.copy(store, Direction.deviceToHost, runs(0, 0, 1000))).rejects.toThrow(FastswitchError);
