@@ -13,9 +13,12 @@ import {
   checkConfig,
   DEFAULTS,
   type NumberKey,
+  presetOf,
   RANGES,
 } from './core/config.js';
+import { PRESET_NAMES, PRESETS } from './core/presets.js';
 import { FastswitchError } from './errors.js';
+import { suggestion, wrap } from './flags.js';
 import { packageRoot } from './native/index.js';
 
 /** Flags that are about the command line itself and no part of the configuration. */
@@ -33,10 +36,12 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
   },
   Memory: {
     deviceKvBytes: 'Device memory for the KV cache of running requests.',
-    hostKvBytes: 'Host memory for the KV cache of preempted requests; 0: they are computed again.',
+    hostKvBytes: 'Host memory for the KV cache of preempted requests and of finished ones; 0: it is computed again.',
   },
   Scheduling: {
-    policy: 'Who goes first: by arrival, or by the priority that requests bring.',
+    preset: 'How KV is allocated, moved and kept; the presets are listed below.',
+    policy:
+      "Who goes first: fcfs by arrival, priority by what requests bring, vtc by what the tenant has had, mlfq by how long it has run; auto: the preset's own.",
     maxBatchTokens: 'Most tokens computed in one step; more: better throughput, longer steps.',
     maxRunning: 'Most requests in one step.',
     maxQueued: 'Most requests that wait, queued or preempted, before new ones get 429.',
@@ -57,7 +62,7 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
   },
 };
 
-type Kind = 'path' | 'text' | 'choice' | 'size' | 'seconds' | 'integer';
+type Kind = 'path' | 'text' | 'preset' | 'choice' | 'size' | 'seconds' | 'integer';
 
 interface Option {
   readonly key: keyof Config;
@@ -88,6 +93,7 @@ function flagOf(key: keyof Config): string {
 
 function kindOf(key: keyof Config): Kind {
   if (key === 'model') return 'path';
+  if (key === 'preset') return 'preset';
   if (key in CHOICES) return 'choice';
   if (!(key in RANGES)) return 'text';
   if (key.endsWith('Bytes')) return 'size';
@@ -226,6 +232,7 @@ function parseKind(option: Option, text: string): string | number | null {
     case 'path':
       return text === '' ? null : resolve(text);
     case 'text':
+    case 'preset':
       return text;
     case 'choice':
       return choicesOf(option.key).includes(text) ? text : null;
@@ -272,6 +279,7 @@ export function formatSize(bytes: number): string {
 function allowed({ key, kind }: Option): string {
   if (kind === 'path') return 'a path';
   if (kind === 'text') return 'a text';
+  if (kind === 'preset') return `one of ${PRESET_NAMES.join(', ')}, or one with changes, see --help`;
   if (kind === 'choice') return `one of ${choicesOf(key).join(', ')}`;
   const { min, max } = RANGES[key as NumberKey];
   const show = kind === 'size' ? formatSize : String;
@@ -285,34 +293,12 @@ function choicesOf(key: keyof Config): readonly string[] {
 
 function describeProblem(problem: ConfigProblem, config: Config, names: ReadonlyMap<keyof Config, string>): string {
   const name = names.get(problem.key);
+  if (problem.type === 'preset') return `${name}: ${problem.message}`;
   const option = OPTIONS.find(({ key }) => key === problem.key) as Option;
   const value = formatValue(option, config);
   if (problem.type === 'range') return `${name} is ${value}; allowed is ${allowed(option)}`;
   const other = `${names.get(problem.atLeast)} (${config[problem.atLeast]})`;
   return `${name} is ${value}; allowed is at least ${other}: ${problem.because}`;
-}
-
-/** ", did you mean ...?" with the nearest of the known flags, or where to find them all. */
-function suggestion(given: string, known: readonly string[], show: (flag: string) => string): string {
-  const wanted = given.toLowerCase().replaceAll('_', '-');
-  const ranked = known.map((flag) => ({ flag, distance: editDistance(wanted, flag) })).sort((a, b) => a.distance - b.distance);
-  const [nearest] = ranked;
-  if (nearest === undefined || nearest.distance > Math.max(2, wanted.length / 3)) return ', see --help';
-  return `, did you mean ${show(nearest.flag)}?`;
-}
-
-/** Levenshtein's: the fewest letters to insert, delete or replace. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, k) => k);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] as number;
 }
 
 function formatValue({ key, kind }: Option, config: Config): string {
@@ -324,8 +310,8 @@ function formatValue({ key, kind }: Option, config: Config): string {
 /** The configuration, an option per line: name, value, and where it came from unless it is the default. */
 export function printConfig({ config, sources }: Extract<Options, { show: null }>): string {
   const lines = OPTIONS.map((option) => {
-    const source = sources[option.key];
-    return `  ${option.flag.padEnd(18)} ${formatValue(option, config).padEnd(24)} ${source}`;
+    const own = option.key === 'policy' && config.policy === 'auto' ? ` (${presetOf(config).policy})` : '';
+    return `  ${option.flag.padEnd(18)} ${(formatValue(option, config) + own).padEnd(24)} ${sources[option.key]}`;
   });
   return lines.join('\n');
 }
@@ -352,30 +338,34 @@ export function helpText(): string {
     ),
   );
   for (const [flag, about] of Object.entries(SWITCHES)) lines.push(...entry(`--${flag}`, about));
-  lines.push('', `SIZE is ${SIZES}.`, '');
+  lines.push(...presetLines(), '', `SIZE is ${SIZES}.`, '');
   return lines.join('\n');
+}
+
+/** What PRESET can be. */
+function presetLines(): string[] {
+  return [
+    '',
+    'PRESET is one of',
+    ...PRESET_NAMES.flatMap((name) => {
+      const { about, mechanism } = PRESETS[name];
+      // How others copy is a cost term, which only the simulated hands know.
+      return mechanism.copying === 'direct' ? entry(name, about) : entry(name, about, 'Simulation only.');
+    }),
+    ...entry(
+      'or one with changes',
+      'NAME+switch, NAME-switch or NAME+switch=value, as in vllm-0.3+groups, default-mirror, or fastswitch+waits=sync+growthReserveBlocks=0.',
+      `Switches: ${Object.keys(PRESETS.default.mechanism).join(', ')}.`,
+    ),
+  ];
 }
 
 /** The flag on the left, each text on lines of its own on the right. */
 function entry(left: string, ...texts: string[]): string[] {
-  const [first = '', ...rest] = texts.flatMap(wrap);
+  const [first = '', ...rest] = texts.flatMap((text) => wrap(text, COLUMNS - INDENT).map((words) => ' '.repeat(INDENT) + words));
   const start = `  ${left}`;
   if (start.length >= INDENT) return [start, first, ...rest];
   return [start + first.slice(start.length), ...rest];
-}
-
-/** Lines of whole words, indented, within the columns. */
-function wrap(text: string): string[] {
-  const lines: string[] = [];
-  let line = '';
-  for (const word of text.split(' ')) {
-    if (line !== '' && INDENT + line.length + 1 + word.length > COLUMNS) {
-      lines.push(line);
-      line = '';
-    }
-    line = line === '' ? word : `${line} ${word}`;
-  }
-  return [...lines, line].map((words) => ' '.repeat(INDENT) + words);
 }
 
 /** The package's version, as in `0.1.0`. */

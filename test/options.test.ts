@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { type Config, DEFAULTS } from '../src/core/config.js';
+import { type Config, checkConfig, DEFAULTS, presetOf } from '../src/core/config.js';
+import { PRESET_NAMES, PRESETS } from '../src/core/presets.js';
 import { FastswitchError } from '../src/errors.js';
 import { formatSize, helpText, parseOptions, parseSize, printConfig, version } from '../src/options.js';
 
@@ -97,6 +98,31 @@ describe('options', () => {
   });
 });
 
+describe('a preset', () => {
+  it('brings its own policy, unless there is one of its own', () => {
+    expect(presetOf(configOf())).toMatchObject({ name: 'default', policy: 'fcfs' });
+    expect(presetOf(configOf(['--preset', 'vtc']))).toMatchObject({ name: 'vtc', policy: 'vtc' });
+    expect(presetOf(configOf(['--preset', 'vtc', '--policy', 'mlfq'])).policy).toBe('mlfq');
+  });
+
+  it('may come with changes, from anywhere', () => {
+    const { mechanism } = PRESETS['vllm-0.3'];
+    for (const config of [
+      configOf(['--preset', 'vllm-0.3+groups']),
+      configOf([], { FASTSWITCH_PRESET: 'vllm-0.3+groups' }),
+      configOf(['--config', file({ preset: 'vllm-0.3+groups' })]),
+    ])
+      expect(presetOf(config).mechanism).toEqual({ ...mechanism, groups: true });
+  });
+
+  it('is looked at wherever a configuration is', () => {
+    expect(checkConfig(configOf())).toBe(null);
+    const config = { ...configOf(), preset: 'none' };
+    expect(checkConfig(config)).toMatchObject({ type: 'preset', key: 'preset', message: expect.stringContaining('no preset') });
+    expect(() => presetOf(config)).toThrow('no preset "none"');
+  });
+});
+
 describe('what cannot be used', () => {
   it('begins where a relation is broken, not where it just holds', () => {
     expect(configOf(['--max-batch-tokens', '16', '--max-running', '16']).maxBatchTokens).toBe(16);
@@ -122,7 +148,15 @@ describe('what cannot be used', () => {
       {},
       '--threads is "1.5"; allowed is an integer, 0 to 1024',
     ],
-    ['a choice that is none', ['--policy', 'lifo'], {}, '--policy is "lifo"; allowed is one of fcfs, priority'],
+    ['a choice that is none', ['--policy', 'lifo'], {}, '--policy is "lifo"; allowed is one of auto, fcfs, priority, vtc, mlfq'],
+    ['a preset that is none', ['--preset', 'vllm'], {}, `--preset: no preset "vllm"; there are ${PRESET_NAMES.join(', ')}`],
+    ['no preset', ['--preset='], {}, `--preset: no preset ""; there are ${PRESET_NAMES.join(', ')}`],
+    [
+      'a change of a preset that is none',
+      [],
+      { FASTSWITCH_PRESET: 'default+waits=never' },
+      'FASTSWITCH_PRESET: preset "default+waits=never": write +waits= and one of sync, async, adaptive',
+    ],
     ['an empty path', ['--model='], {}, '--model is ""; allowed is a path'],
     [
       'a size that is none',
@@ -153,6 +187,8 @@ describe('what cannot be used', () => {
     ['an unknown key', { prot: 1 }, 'unknown key "prot" in FILE, did you mean "port"?'],
     ['a file in a file', { config: 'x.json' }, 'unknown key "config" in FILE, see --help'],
     ['a number where text is meant', { host: 7 }, '"host" in FILE is 7; allowed is a text'],
+    ['a number where a preset is meant', { preset: 1 }, '"preset" in FILE is 1; allowed is one of vllm-0.3, vllm-1, '],
+    ['a preset that is none', { preset: 'vllm' }, '"preset" in FILE: no preset "vllm"; there are vllm-0.3, vllm-1, '],
     ['a value of another kind', { port: true }, '"port" in FILE is true; allowed is an integer, 0 to 65535'],
     ['a number out of range', { port: -1 }, '"port" in FILE is -1; allowed is an integer, 0 to 65535'],
   ];
@@ -214,6 +250,14 @@ describe('help and the printed configuration', () => {
     expect(text).toContain('Default 256MiB; FASTSWITCH_DEVICE_KV.');
   });
 
+  it('explain every preset, and how to change one', () => {
+    const words = helpText().replaceAll(/\s+/g, ' ');
+    for (const name of PRESET_NAMES) expect(words).toContain(`${name} ${PRESETS[name].about}`);
+    expect(words.match(/\S+ Simulation only\./g)).toHaveLength(2);
+    expect(words).toContain('NAME+switch, NAME-switch or NAME+switch=value, as in vllm-0.3+groups');
+    for (const key of Object.keys(PRESETS.default.mechanism)) expect(words).toMatch(new RegExp(`Switches: [^.]*\\b${key}\\b`));
+  });
+
   it('know an option for every key of the configuration', () => {
     expect(flagOf.size).toBe(Object.keys(configOf()).length);
     expect(Object.keys(serve().sources).sort()).toEqual(Object.keys(configOf()).sort());
@@ -234,5 +278,14 @@ describe('help and the printed configuration', () => {
     expect(line('seed')).toEqual(['seed', '4', 'file']);
     expect(line('port')).toEqual(['port', '8080', 'default']);
     expect(line('served-model-name')).toEqual(['served-model-name', '""', 'default']);
+    expect(line('preset')).toEqual(['preset', 'default', 'default']);
+  });
+
+  it('tell which policy the preset brings', () => {
+    const lines = (...argv: string[]) => printConfig(serve(argv)).replaceAll(/ +/g, ' ').split('\n');
+    expect(lines('--preset', 'fastserve-prefetch')).toEqual(
+      expect.arrayContaining([' preset fastserve-prefetch flag', ' policy auto (mlfq) default']),
+    );
+    expect(lines('--policy', 'vtc')).toContain(' policy vtc flag');
   });
 });

@@ -44,15 +44,22 @@ export interface Answers {
   ): ChatResponseBody | CompletionResponseBody;
 }
 
-/** Tokens of the prompts (each counted once) and of all choices. */
+/** Tokens of the prompts (each counted once) and of all choices, which are as many for each prompt, in its order. */
 export function usageOf(prompts: readonly Int32Array[], choices: readonly Choice[]): UsageBody {
   const prompt = prompts.reduce((sum, tokens) => sum + tokens.length, 0);
+  const perPrompt = choices.length / prompts.length;
+  // A prompt counts once, and so does what was found of it: the most that one of its choices found. A sum over them
+  // could be more than the prompt.
+  const cached = prompts.reduce((sum, _, index) => {
+    const own = choices.slice(index * perPrompt, (index + 1) * perPrompt);
+    return sum + Math.max(...own.map(({ cachedTokens }) => cachedTokens));
+  }, 0);
   const completion = choices.reduce((sum, choice) => sum + choice.generated, 0);
   return {
     prompt_tokens: prompt,
     completion_tokens: completion,
     total_tokens: prompt + completion,
-    prompt_tokens_details: { cached_tokens: 0 },
+    prompt_tokens_details: { cached_tokens: cached },
   };
 }
 

@@ -179,7 +179,7 @@ export class Completions {
 
   #choiceRequests({ asked, prompts }: Job): ChoiceRequest[] {
     const stopTokens = asked.ignoreEos ? asked.stopTokens : [...new Set([...this.#parts.model.stopTokens, ...asked.stopTokens])];
-    const { stop, priority, tenant, sampling } = asked;
+    const { stop, priority, tenant, cacheSalt, sampling } = asked;
     return prompts.flatMap(({ tokens, maxTokens }) =>
       Array.from({ length: asked.choices }, (_, choice) => ({
         promptTokens: tokens,
@@ -189,6 +189,7 @@ export class Completions {
         maxTokens,
         priority,
         tenant,
+        cacheSalt,
       })),
     );
   }
@@ -224,7 +225,7 @@ export class Completions {
   }
 
   async #whole({ answers, prompts, idPrefix }: Job, generation: Generation, reply: FastifyReply): Promise<FastifyReply> {
-    while (!generation.done) await generation.changed(null);
+    while (!generation.counted) await generation.changed(null);
     if (generation.abandoned) return reply.hijack();
     if (generation.failure !== null) throw generation.failure;
     const pieces = generation.choices.map((choice) => choice.take() ?? NOTHING);

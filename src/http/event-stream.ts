@@ -84,7 +84,7 @@ export async function* eventStream(generation: Generation, options: EventStreamO
       yield `${out}data: ${JSON.stringify(errorBody(generation.failure))}\n\ndata: [DONE]\n\n`;
       return;
     }
-    if (generation.done) {
+    if (options.includeUsage ? generation.counted : generation.done) {
       const usage = options.includeUsage ? frames.usage(usageOf(options.prompts, generation.choices)) : '';
       yield `${out}${usage}data: [DONE]\n\n`;
       return;

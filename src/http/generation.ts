@@ -43,6 +43,7 @@ export interface ChoiceRequest {
   readonly maxTokens: number;
   readonly priority: number;
   readonly tenant: string;
+  readonly cacheSalt: string;
 }
 
 function codePoints(text: string): number {
@@ -71,6 +72,8 @@ export class Choice implements Listener {
   #shownLength = 0;
   /** Tokens generated, the one that ended the choice included. */
   generated = 0;
+  /** Tokens of its prompt that were found and not computed; 0 until the system has ended it. */
+  cachedTokens = 0;
   finish: FinishReason | null = null;
   failure: FastswitchError | null = null;
 
@@ -95,8 +98,9 @@ export class Choice implements Listener {
   }
 
   submit(): void {
-    const { promptTokens, sampling, stopTokens, maxTokens, priority, tenant } = this.request;
-    this.#id = this.#system.submit({ content: { promptTokens, sampling, stopTokens }, maxTokens, priority, tenant }, this);
+    const { promptTokens, sampling, stopTokens, cacheSalt, maxTokens, priority, tenant } = this.request;
+    const content = { promptTokens, sampling, stopTokens, cacheSalt };
+    this.#id = this.#system.submit({ content, maxTokens, priority, tenant }, this);
     // The end may have come before the number did.
     if (this.#abort !== null && !this.#ended) this.#system.abort(this.#id, this.#abort);
   }
@@ -105,8 +109,14 @@ export class Choice implements Listener {
     return this.finish !== null || this.failure !== null;
   }
 
-  /** No effect once the choice is done. */
+  /** Done, and ended by the system too: after a stop string that is a step later, and only then all its figures are known. */
+  get counted(): boolean {
+    return this.failure !== null || (this.finish !== null && this.#ended);
+  }
+
+  /** Once the choice is done its text stays as it is; only its figures are waited for no more. */
   abort(reason: 'client' | 'stalled' | 'shutdown'): void {
+    if (this.done) this.#ended = true;
     if (this.done || this.#abort !== null) return;
     this.#end(reason);
     if (reason === 'shutdown')
@@ -126,7 +136,8 @@ export class Choice implements Listener {
 
   end(end: RequestEnd): void {
     this.#ended = true;
-    if (this.done) return;
+    this.cachedTokens = end.cachedTokens;
+    if (this.done) return this.#changed(this);
     if (end.outcome === 'stop' || end.outcome === 'length') {
       this.#pass(this.#text.end());
       if (!this.done) this.#show(this.#stops.end());
@@ -226,6 +237,11 @@ export class Generation {
 
   get done(): boolean {
     return this.abandoned || this.failure !== null || this.choices.every((choice) => choice.done);
+  }
+
+  /** Done, and what it used is known. */
+  get counted(): boolean {
+    return this.abandoned || this.failure !== null || this.choices.every((choice) => choice.counted);
   }
 
   /** Ends the work of all choices. After `client` and `stalled` nobody reads any more. */

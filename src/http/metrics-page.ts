@@ -43,11 +43,12 @@ const GAUGES: readonly (readonly [name: string, help: string, read: Read])[] = [
   ['fastswitch_requests', 'Live requests by state.', ({ requestsByPhase: { done: _done, ...live } }) => by('state', live)],
   [
     'fastswitch_blocks',
-    'Blocks of KV by memory and use.',
+    'Blocks of KV by memory and use; kept: of nobody who runs, there as long as nobody needs the room.',
     ({ blocks }) =>
       (['device', 'host'] as const).flatMap((memory) => {
-        const { free, used, moving } = blocks[memory];
-        return Object.entries({ free, used, moving }).map(([use, value]) => ({ labels: { memory, use }, value }));
+        const { free, used, moving, kept } = blocks[memory];
+        const uses = { free, used: used - kept, moving, kept };
+        return Object.entries(uses).map(([use, value]) => ({ labels: { memory, use }, value }));
       }),
   ],
   [
@@ -60,6 +61,16 @@ const GAUGES: readonly (readonly [name: string, help: string, read: Read])[] = [
 const COUNTERS: readonly (readonly [name: string, help: string, read: Read])[] = [
   ['fastswitch_requests_finished_total', 'Requests that have ended, by outcome.', (s) => by('outcome', s.finishedByOutcome)],
   ['fastswitch_prompt_tokens_total', 'Prompt tokens of requests that got their first token.', (s) => one(s.promptTokens)],
+  [
+    'fastswitch_prompt_tokens_cached_total',
+    'Of fastswitch_prompt_tokens_total: tokens whose KV was found and not computed.',
+    (s) => one(s.cachedPromptTokens),
+  ],
+  [
+    'fastswitch_cached_tokens_total',
+    'Tokens of context whose KV was found at an admission, also at one after a preemption, and not computed.',
+    (s) => one(s.cachedTokens),
+  ],
   ['fastswitch_generated_tokens_total', 'Tokens generated.', (s) => one(s.generatedTokens)],
   [
     'fastswitch_computed_tokens_total',
@@ -73,9 +84,24 @@ const COUNTERS: readonly (readonly [name: string, help: string, read: Read])[] =
     'Preemptions by what became of the KV: swapped, or given up and computed again.',
     (s) => by('kind', s.preemptions),
   ],
+  [
+    'fastswitch_swap_blocks_total',
+    'Blocks of preempted requests: sent to the host, or held by it already.',
+    (s) => by('what', { sent: s.blocksSent, held: s.blocksHeld }),
+  ],
+  [
+    'fastswitch_swaps_without_copy_total',
+    'Preemptions (out) and returns (in) that copied nothing, because everything was there already.',
+    (s) => by('direction', { out: s.parked, in: s.resumedWithoutCopy }),
+  ],
   ['fastswitch_transfers_total', 'Transfers that landed, by direction.', (s) => by('direction', s.transfers)],
   ['fastswitch_transfers_failed_total', 'Transfers that failed.', (s) => one(s.transfersFailed)],
   ['fastswitch_transfer_bytes_total', 'Bytes of KV moved, by direction.', (s) => by('direction', s.transferBytes)],
+  [
+    'fastswitch_transfer_kind_bytes_total',
+    'Bytes of KV moved, by what for: swaps, and mirror and prefetch ahead of need.',
+    (s) => by('kind', s.transferBytesByKind),
+  ],
   ['fastswitch_transfer_seconds_total', 'Time spent in transfers, by direction.', (s) => by('direction', s.transferSeconds)],
   [
     'fastswitch_transfer_runs_total',

@@ -30,6 +30,8 @@ export interface Parameters {
   readonly sampling: Omit<Sampling, 'seed'>;
   readonly priority: number;
   readonly tenant: string;
+  /** '': KV is shared with all requests that bring no salt either. */
+  readonly cacheSalt: string;
 }
 
 /** Requests that name no `user` share one tenant. */
@@ -57,6 +59,7 @@ const FOREIGN: Readonly<Record<string, readonly [Neutral, string]>> = {
   service_tier: [anything, ''],
   parallel_tool_calls: [anything, ''],
   safety_identifier: [anything, ''],
+  // A hint to which of many machines a request should go; here is one, and it finds a common prefix by itself.
   prompt_cache_key: [anything, ''],
   prompt_cache_retention: [anything, ''],
   tools: [empty, NO_TOOLS],
@@ -141,6 +144,7 @@ export function parameters(
     },
     priority: body.priority ?? 0,
     tenant: body.user === undefined || body.user === '' ? DEFAULT_TENANT : body.user,
+    cacheSalt: body.cache_salt ?? '',
   };
 }
 

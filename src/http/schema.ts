@@ -59,6 +59,7 @@ const generation = {
   ignore_eos: flag(),
   stop_token_ids: Type.Optional(Type.Array(TokenId, { title: 'a list of at most 64 token ids', maxItems: 64 })),
   return_token_ids: flag(),
+  cache_salt: Type.Optional(Type.String({ title: 'a string of 1 to 256 characters', minLength: 1, maxLength: 256 })),
   priority: integer('a whole number of 32 bits (lower is served first)', -0x80000000, 0x7fffffff),
 };
 

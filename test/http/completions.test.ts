@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { END_OF_TEXT, IM_END, IM_START, THINK, VOCABULARY } from './fixtures/tokenizers.js';
-import { type Beat, bytesOf, CUT, ENDED, refused, ScriptedSystem } from './scripted-system.js';
+import { ABORTED, type Beat, bytesOf, CUT, ENDED, failed, refused, ScriptedSystem } from './scripted-system.js';
 import { framesOf, type Serving, serving, until } from './serving.js';
 
 type Body = Record<string, unknown>;
@@ -110,11 +110,12 @@ describe('what reaches the engine', () => {
     const at = await saying(ENDED);
     await complete(at);
     const { content, maxTokens, priority, tenant } = at.system.requests[0]?.request ?? expect.fail();
-    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({
+    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens, cacheSalt: content.cacheSalt }).toEqual({
       maxTokens: 16,
       priority: 0,
       tenant: 'default',
       stopTokens: [IM_END],
+      cacheSalt: '',
     });
     expect(content.sampling).toEqual({
       temperature: 1,
@@ -159,14 +160,16 @@ describe('what reaches the engine', () => {
       max_tokens: 3,
       priority: -2,
       user: 'eve',
+      cache_salt: 'salt of eve',
     };
     expect((await complete(at, said)).status).toBe(200);
     const { content, maxTokens, priority, tenant } = at.system.requests[0]?.request ?? expect.fail();
-    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens }).toEqual({
+    expect({ maxTokens, priority, tenant, stopTokens: content.stopTokens, cacheSalt: content.cacheSalt }).toEqual({
       maxTokens: 3,
       priority: -2,
       tenant: 'eve',
       stopTokens: [IM_END, 70],
+      cacheSalt: 'salt of eve',
     });
     expect(content.sampling).toEqual({
       temperature: 0.5,
@@ -183,6 +186,14 @@ describe('what reaches the engine', () => {
         { token: 66, bias: 1.5 },
       ],
     });
+  });
+
+  test('the salt of every choice, of a chat too; a key for the routing of others changes nothing', async () => {
+    const at = await saying(ENDED);
+    expect((await chat(at, { cache_salt: 'é'.repeat(256), n: 2, prompt_cache_key: 'x' })).status).toBe(200);
+    expect((await chat(at, { cache_salt: null, prompt_cache_key: 'y' })).status).toBe(200);
+    const salts = at.system.requests.map(({ request }) => request.content.cacheSalt);
+    expect(salts).toEqual(['é'.repeat(256), 'é'.repeat(256), '']);
   });
 
   test('null means not given, and ignore_eos leaves no end token', async () => {
@@ -489,13 +500,13 @@ describe('a stream', () => {
   });
 
   test('that fails before its first token is a status, after it an error frame', async () => {
-    const failed = { outcome: 'failed', code: 'engine_failed', message: 'step 7 failed', retryAfterSeconds: null } as const;
-    const early = await chat(await saying(failed), { stream: true });
+    const step7 = failed('step 7 failed');
+    const early = await chat(await saying(step7), { stream: true });
     expect([early.status, early.json.error]).toEqual([
       500,
       { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' },
     ]);
-    const late = await chat(await saying({ tokens: [97] }, { waitMillis: 10 }, failed), { stream: true });
+    const late = await chat(await saying({ tokens: [97] }, { waitMillis: 10 }, step7), { stream: true });
     expect(late.status).toBe(200);
     expect(framesOf(late.body).slice(-2)).toEqual([
       { error: { message: 'step 7 failed', type: 'server_error', param: null, code: 'engine_failed' } },
@@ -509,7 +520,7 @@ describe('a refusal by the system', () => {
     ['queue_full', refused('queue_full', 2.5), 429, { 'retry-after': '3', 'retry-after-ms': '2500' }],
     ['draining', refused('draining', 1), 503, { 'retry-after': '1', 'retry-after-ms': '1000' }],
     ['too_large', refused('too_large'), 400, {}],
-    ['aborted', { outcome: 'aborted', code: null, message: null, retryAfterSeconds: null } as const, 503, {}],
+    ['aborted', ABORTED, 503, {}],
   ])('%s has its status and headers, whole and streamed, at once and later', async (code, end, status, headers) => {
     const at = await saying(end);
     for (const eager of [false, true]) {

@@ -155,6 +155,8 @@ describe('errors of a request', () => {
         'stream_options.usage',
         /stream_options/,
       ],
+      [TEXT, { model: 'tiny', prompt: 'x', cache_salt: '' }, 'invalid_request', 'cache_salt', /a string of 1 to 256 characters/],
+      [CHAT, { model: 'tiny', messages, cache_salt: 'x'.repeat(257) }, 'invalid_request', 'cache_salt', /1 to 256 characters/],
       [TEXT, { model: 'tiny', prompt: Array(2000).fill('x') }, 'invalid_request', 'n', /2000 choices/],
     ];
     for (const [url, body, code, param, message] of cases) {
@@ -247,6 +249,7 @@ describe('errors of a request', () => {
       ignore_eos: 1,
       stop: 5,
       user: 5,
+      cache_salt: 5,
       model: 5,
       prompt: 5,
       logit_bias: [],

@@ -11,7 +11,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-async function streaming(): Promise<{
+async function streaming(change: { includeUsage?: boolean; stop?: string[] } = {}): Promise<{
   system: ScriptedSystem;
   generation: Generation;
   body: AsyncGenerator<string, void, undefined>;
@@ -19,7 +19,16 @@ async function streaming(): Promise<{
   const tokenizer = await loadTokenizer(await byteLevelFolder());
   const system = new ScriptedSystem();
   const promptTokens = Int32Array.of(97);
-  const request = { promptTokens, sampling: GREEDY, stopTokens: [], stop: [], maxTokens: 100, priority: 0, tenant: 'default' };
+  const request = {
+    promptTokens,
+    sampling: GREEDY,
+    stopTokens: [],
+    stop: change.stop ?? [],
+    maxTokens: 100,
+    priority: 0,
+    tenant: 'default',
+    cacheSalt: '',
+  };
   const generation = new Generation(system, tokenizer, [request], true);
   generation.submit();
   const heading = { id: 'cmpl-1', created: 1, model: 'tiny', system_fingerprint: 'fp' };
@@ -27,7 +36,7 @@ async function streaming(): Promise<{
   return {
     system,
     generation,
-    body: eventStream(generation, { heading, answers, prompts: [promptTokens], includeUsage: false }),
+    body: eventStream(generation, { heading, answers, prompts: [promptTokens], includeUsage: change.includeUsage ?? false }),
   };
 }
 
@@ -55,6 +64,22 @@ test('what came while the client was not reading is one frame when it reads agai
     3,
     true,
   ]);
+  expect((await body.next()).done).toBe(true);
+});
+
+test('a stop string ends the text at once, and the usage follows when the system has ended the request', async () => {
+  const { system, body } = await streaming({ includeUsage: true, stop: ['!'] });
+  system.abort = () => {};
+  system.requests[0]?.emit(bytesOf('hey!'));
+  const text = (await body.next()).value ?? '';
+  expect([text.includes('"text":"hey"'), text.includes('"finish_reason":"stop"'), text.includes('[DONE]')]).toEqual([
+    true,
+    true,
+    false,
+  ]);
+  system.requests[0]?.end({ ...ENDED, cachedTokens: 16 });
+  const usage = (await body.next()).value ?? '';
+  expect(usage).toMatch(/^data: .*"choices":\[\],.*"cached_tokens":16.*\n\ndata: \[DONE\]\n\n$/);
   expect((await body.next()).done).toBe(true);
 });
 

@@ -1,6 +1,6 @@
 import OpenAI, { APIUserAbortError, BadRequestError, InternalServerError, NotFoundError, RateLimitError } from 'openai';
 import { describe, expect, test } from 'vitest';
-import { type Beat, bytesOf, ENDED, refused } from './scripted-system.js';
+import { type Beat, bytesOf, ENDED, failed, refused } from './scripted-system.js';
 import { serving, until } from './serving.js';
 
 const messages = [{ role: 'user' as const, content: 'hi' }];
@@ -28,6 +28,22 @@ describe("OpenAI's own client", () => {
     expect(pieces.join('')).toBe('gün 😀');
     expect(pieces.join('')).not.toContain('\uFFFD');
     expect(whole.usage).toMatchObject({ completion_tokens: bytesOf('gün 😀').length });
+  });
+
+  test('is told what of its prompt was found, and may send what helps to find it', async () => {
+    const { openai, system } = await serving({ listen: true });
+    system.script = () => [{ tokens: bytesOf('hi') }, { ...ENDED, cachedTokens: 12 }];
+    const answer = await openai.chat.completions.create({ ...ask, prompt_cache_key: 'session 1' });
+    expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(12);
+    let streamed: number | undefined;
+    for await (const chunk of await openai.completions.create({
+      model: 'tiny',
+      prompt: 'a',
+      stream: true,
+      stream_options: { include_usage: true },
+    }))
+      streamed = chunk.usage?.prompt_tokens_details?.cached_tokens;
+    expect(streamed).toBe(12);
   });
 
   test('gets legacy completions of several prompts, streamed', async () => {
@@ -71,7 +87,7 @@ describe("OpenAI's own client", () => {
         error.headers.get('retry-after-ms') === '1500' &&
         error.headers.get('retry-after') === '2',
     );
-    system.script = () => [{ outcome: 'failed', code: 'engine_failed', message: 'out of luck', retryAfterSeconds: null }];
+    system.script = () => [failed('out of luck')];
     await expect(openai.chat.completions.create({ ...ask, stream: true })).rejects.toSatisfy(
       (error) => error instanceof InternalServerError && error.status === 500,
     );
@@ -92,10 +108,7 @@ describe("OpenAI's own client", () => {
 
   test('throws what goes wrong within a stream', async () => {
     const { openai, system } = await serving({ listen: true });
-    system.script = () => [
-      ...spelled('ab'),
-      { outcome: 'failed', code: 'engine_failed', message: 'step 7 failed', retryAfterSeconds: null },
-    ];
+    system.script = () => [...spelled('ab'), failed('step 7 failed')];
     let text = '';
     const read = async (): Promise<void> => {
       for await (const chunk of await openai.chat.completions.create({ ...ask, stream: true }))

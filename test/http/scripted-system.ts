@@ -11,12 +11,14 @@ import { VOCABULARY } from './fixtures/tokenizers.js';
 
 export const bytesOf = (text: string): number[] => [...Buffer.from(text, 'utf8')];
 
-export const ENDED: RequestEnd = { outcome: 'stop', code: null, message: null, retryAfterSeconds: null };
+export const ENDED: RequestEnd = { outcome: 'stop', code: null, message: null, cachedTokens: 0, retryAfterSeconds: null };
 export const CUT: RequestEnd = { ...ENDED, outcome: 'length' };
+export const ABORTED: RequestEnd = { ...ENDED, outcome: 'aborted' };
+export const failed = (message: string): RequestEnd => ({ ...ENDED, outcome: 'failed', code: 'engine_failed', message });
 export const refused = (code: 'queue_full' | 'draining' | 'too_large', retryAfterSeconds: number | null = null): RequestEnd => ({
+  ...ENDED,
   outcome: 'rejected',
   code,
-  message: null,
   retryAfterSeconds,
 });
 
@@ -113,7 +115,7 @@ export class ScriptedSystem implements System {
     const scripted = this.requests[id - 1];
     if (scripted === undefined || scripted.over) return;
     scripted.aborted ??= reason;
-    setImmediate(() => scripted.end({ outcome: 'aborted', code: null, message: null, retryAfterSeconds: null }));
+    setImmediate(() => scripted.end(ABORTED));
   }
 
   reprioritize(): void {}
@@ -140,17 +142,27 @@ export class ScriptedSystem implements System {
       requestSeconds: histogram([]),
       steps: 3,
       promptTokens: 11,
+      cachedPromptTokens: 5,
+      cachedTokens: 9,
       generatedTokens: 7,
       prefillTokensComputed: 11,
       decodeTokensComputed: 6,
       preemptions: { swap: 2, recompute: 1 },
+      parked: 1,
+      resumedWithoutCopy: 2,
+      blocksSent: 3,
+      blocksHeld: 4,
       transfers: { out: 2, in: 1 },
       transferBytes: { out: 8192, in: 4096 },
+      transferBytesByKind: { swapOut: 2048, swapIn: 3072, mirror: 6144, prefetch: 1024 },
       transferSeconds: { out: 0.5, in: 0.25 },
       transferRuns: { out: 2, in: 1 },
       transfersFailed: 0,
       stepsFailed: 0,
-      blocks: { device: { free: 60, used: 3, moving: 1, total: 64 }, host: { free: 250, used: 6, moving: 0, total: 256 } },
+      blocks: {
+        device: { free: 60, used: 3, moving: 1, total: 64, kept: 0 },
+        host: { free: 250, used: 6, moving: 0, total: 256, kept: 4 },
+      },
     };
   }
 

@@ -8,7 +8,7 @@ import { modelInfo, type SamplingDefaults } from '../../src/http/model.js';
 import { createServer } from '../../src/http/server.js';
 import { loadTokenizer } from '../../src/http/tokenizer.js';
 import { byteLevelFolder, IM_END } from './fixtures/tokenizers.js';
-import { ScriptedSystem } from './scripted-system.js';
+import { ABORTED, ScriptedSystem } from './scripted-system.js';
 
 export interface Serving {
   readonly system: ScriptedSystem;
@@ -54,8 +54,7 @@ export async function serving({
     version: '0.0.0',
   });
   closers.push(async () => {
-    for (const request of system.requests)
-      request.end({ outcome: 'aborted', code: null, message: null, retryAfterSeconds: null });
+    for (const request of system.requests) request.end(ABORTED);
     await server.close();
   });
   let url = '';
