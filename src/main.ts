@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** argv and environment -> config -> system thread -> server; signals. Short on purpose: decisions live elsewhere. */
+/** argv and environment -> config -> system thread -> server, or a simulation. Short on purpose: decisions live elsewhere. */
 import { totalmem } from 'node:os';
 import closeWithGrace from 'close-with-grace';
 import { createThreadedSystem } from './actors/thread.js';
@@ -10,10 +10,12 @@ import { createServer } from './http/server.js';
 import { loadTokenizer } from './http/tokenizer.js';
 import { loadModel } from './native/model.js';
 import { formatSize, helpText, parseOptions, printConfig, version } from './options.js';
+import { simulate } from './simulation/command.js';
 
 const USAGE = `fastswitch ${version()}
 
-  fastswitch serve [flags]     serve a model over HTTP; "fastswitch serve --help" explains the flags
+  fastswitch serve [flags]       serve a model over HTTP; "fastswitch serve --help" explains the flags
+  fastswitch simulate [flags]    compare presets on a simulated machine; "fastswitch simulate --help"
   fastswitch --version
 `;
 
@@ -79,6 +81,12 @@ for (const stream of [process.stdout, process.stderr]) stream.on('error', () => 
 async function main(): Promise<void> {
   const [command, ...rest] = process.argv.slice(2);
   if (command === 'serve') return serve(rest);
+  if (command === 'simulate') {
+    const standard = (text: string) => void process.stdout.write(text);
+    const progress = (text: string) => void process.stderr.write(text);
+    await simulate(rest, { standard, progress, terminal: process.stderr.isTTY === true });
+    return;
+  }
   if (command === '--version') return print(version());
   if (command === undefined || command === '--help') return print(USAGE);
   throw new FastswitchError('bad_config', `unknown command "${command}"\n\n${USAGE}`);

@@ -34,7 +34,7 @@ function importsOf(file: string): Import[] {
 
 /** Rooms and what they may import. `type:` allows types only. Everyone may import src/errors. */
 const CORRIDORS: readonly { room: RegExp; may: readonly RegExp[]; types?: readonly RegExp[] }[] = [
-  { room: /^src\/errors\.ts$/, may: [] },
+  { room: /^src\/(errors|flags)\.ts$/, may: [] },
   { room: /^src\/core\//, may: [/^src\/core\//] },
   { room: /^statecharts\//, may: [/^statecharts\//, /^xstate$/], types: [/^src\/core\/types$/] },
   { room: /^src\/actors\/live\.ts$/, may: [/^src\/(core|actors|native)\//, /^node:/] },
@@ -46,6 +46,7 @@ const CORRIDORS: readonly { room: RegExp; may: readonly RegExp[]; types?: readon
     may: [/^src\/http\//, /^src\/core\/(types|config)$/, /^node:/, /^(?!xstate$|piscina$)[@\w]/],
     types: [/^src\/actors\/(system|ports)$/, /^src\/core\/metrics$/],
   },
+  { room: /^src\/simulation\//, may: [/^src\/(simulation|core|actors)\//, /^src\/flags$/, /^node:/] },
   { room: /^src\/(main|options)\.ts$/, may: [/./] },
 ];
 

@@ -2,8 +2,10 @@
  * The laws of the system, one checker each, run after every event of a simulated run. A checker keeps what it needs to
  * remember and throws an Error that names the law.
  */
+
+import { checkState } from '../../src/core/check.js';
 import { BLOCK_TOKENS } from '../../src/core/config.js';
-import { checkState, knownTokens, type Request, type State } from '../../src/core/state.js';
+import { knownTokens, type Request, type State } from '../../src/core/state.js';
 import type { Effect, Event, Run } from '../../src/core/types.js';
 
 export type Law = (event: Event, effects: readonly Effect[], state: State) => void;
@@ -11,11 +13,20 @@ export type Law = (event: Event, effects: readonly Effect[], state: State) => vo
 /** Blocks are conserved, lists agree with phases, work never stands still. */
 export const conservation: Law = (_event, _effects, state) => checkState(state);
 
-/** What a request reads is what it wrote: KV is tagged with (request, position) and followed through every copy. */
-export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
+type TransferEffect = Extract<Effect, { type: 'swapOut' | 'swapIn' | 'mirror' | 'prefetch' }>;
+
+function isTransfer(effect: Effect): effect is TransferEffect {
+  return effect.type === 'swapOut' || effect.type === 'swapIn' || effect.type === 'mirror' || effect.type === 'prefetch';
+}
+
+/**
+ * What a request reads is the KV of its own tokens, whoever computed it: every token has a tag that says which text it
+ * belongs to and where (`tagOf`), and tags are followed through every copy. Requests of the same text share tags.
+ */
+export function sameKv(deviceBlocks: number, hostBlocks: number, tagOf: (id: number, position: number) => string): Law {
   const device = new Array<string>(deviceBlocks * BLOCK_TOKENS).fill('');
   const host = new Array<string>(hostBlocks * BLOCK_TOKENS).fill('');
-  const flights = new Map<number, { type: 'swapOut' | 'swapIn'; runs: readonly Run[]; tags: string[] }>();
+  const flights = new Map<number, { direction: 'out' | 'in'; runs: readonly Run[]; tags: string[] }>();
   let step: { id: number; start: number; count: number; blocks: number[] }[] = [];
   const tagsOf = (memory: string[], runs: readonly Run[]) =>
     runs.flatMap((run) => memory.slice(run.from * BLOCK_TOKENS, (run.from + run.blocks) * BLOCK_TOKENS));
@@ -25,7 +36,7 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
   const land = (transfer: number) => {
     const flight = flights.get(transfer);
     if (flight === undefined) throw new Error(`same KV: transfer ${transfer} landed but was never started`);
-    const [from, to] = flight.type === 'swapOut' ? [device, host] : [host, device];
+    const [from, to] = flight.direction === 'out' ? [device, host] : [host, device];
     if (tagsOf(from, flight.runs).join() !== flight.tags.join())
       throw new Error(`same KV: the source of transfer ${transfer} changed under it`);
     let at = 0;
@@ -35,9 +46,9 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
     }
   };
   const begin = (effect: Effect) => {
-    if (effect.type === 'swapOut' || effect.type === 'swapIn') {
-      const [from, to] = effect.type === 'swapOut' ? [device, host] : [host, device];
-      flights.set(effect.transfer, { type: effect.type, runs: effect.runs, tags: tagsOf(from, effect.runs) });
+    if (isTransfer(effect)) {
+      const [from, to] = effect.direction === 'out' ? [device, host] : [host, device];
+      flights.set(effect.transfer, { direction: effect.direction, runs: effect.runs, tags: tagsOf(from, effect.runs) });
       // Until it lands, and for ever if it fails, the target holds anything.
       for (const run of effect.runs) to.fill('half a copy', run.to * BLOCK_TOKENS, (run.to + run.blocks) * BLOCK_TOKENS);
     } else if (effect.type === 'step') {
@@ -45,8 +56,9 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
       for (const item of step) {
         for (let position = 0; position < item.start; position += 1) {
           const found = device[slot(item.blocks, position)];
-          if (found !== `${item.id}@${position}`)
-            throw new Error(`same KV: request ${item.id} reads ${found} at position ${position}`);
+          const expected = tagOf(item.id, position);
+          if (found !== expected)
+            throw new Error(`same KV: request ${item.id} reads ${found} at position ${position}, which is ${expected}`);
         }
       }
     }
@@ -56,44 +68,55 @@ export function sameKv(deviceBlocks: number, hostBlocks: number): Law {
     if (event.type === 'landed' || event.type === 'transferFailed') flights.delete(event.transfer);
     if (event.type === 'stepped') {
       for (const item of step) {
-        for (let n = 0; n < item.count; n += 1) device[slot(item.blocks, item.start + n)] = `${item.id}@${item.start + n}`;
+        for (let n = 0; n < item.count; n += 1) device[slot(item.blocks, item.start + n)] = tagOf(item.id, item.start + n);
       }
     }
     for (const effect of effects) begin(effect);
   };
 }
 
-/** No block is touched by two: those of the step and of each transfer in flight are disjoint, in both memories. */
+/**
+ * No block is written by one while another touches it, step or transfer; any number may read. A step writes the blocks
+ * from its first new token on; device blocks are in one table only.
+ */
 export function nobodySharesABlock(): Law {
-  const users = new Map<string, string>();
+  const users = new Map<string, Map<string, 'reads' | 'writes'>>();
   const drop = (user: string) => {
-    for (const [block, owner] of users) if (owner === user) users.delete(block);
+    for (const [block, by] of users) {
+      by.delete(user);
+      if (by.size === 0) users.delete(block);
+    }
   };
-  const take = (block: string, user: string) => {
-    const other = users.get(block);
-    if (other !== undefined && other !== user) throw new Error(`shared block: ${block} is used by ${other} and ${user}`);
-    users.set(block, user);
+  const take = (block: string, user: string, how: 'reads' | 'writes') => {
+    const by = users.get(block) ?? new Map<string, 'reads' | 'writes'>();
+    users.set(block, by);
+    for (const [other, does] of by) {
+      if (other !== user && (how === 'writes' || does === 'writes'))
+        throw new Error(`shared block: ${user} ${how} ${block} while ${other} ${does} it`);
+    }
+    if (by.get(user) !== 'writes') by.set(user, how);
+  };
+  const takeStep = (effect: Extract<Effect, { type: 'step' }>) => {
+    const seen = new Set<number>();
+    for (const { blocks, start } of effect.items) {
+      for (const [position, block] of blocks.entries()) {
+        if (seen.has(block)) throw new Error(`shared block: device ${block} is in two tables of step ${effect.step}`);
+        seen.add(block);
+        take(`device ${block}`, 'step', position < Math.floor(start / BLOCK_TOKENS) ? 'reads' : 'writes');
+      }
+    }
   };
   return (event, effects) => {
     if (event.type === 'stepped' || event.type === 'stepFailed') drop('step');
     if (event.type === 'landed' || event.type === 'transferFailed') drop(`transfer ${event.transfer}`);
     for (const effect of effects) {
-      if (effect.type === 'step') {
-        const seen = new Set<number>();
-        for (const item of effect.items) {
-          for (const block of item.blocks) {
-            if (seen.has(block)) throw new Error(`shared block: device ${block} is in two tables of step ${effect.step}`);
-            seen.add(block);
-            take(`device ${block}`, 'step');
-          }
-        }
-      } else if (effect.type === 'swapOut' || effect.type === 'swapIn') {
-        const [source, target] = effect.type === 'swapOut' ? ['device', 'host'] : ['host', 'device'];
-        for (const run of effect.runs) {
-          for (let n = 0; n < run.blocks; n += 1) {
-            take(`${source} ${run.from + n}`, `transfer ${effect.transfer}`);
-            take(`${target} ${run.to + n}`, `transfer ${effect.transfer}`);
-          }
+      if (effect.type === 'step') takeStep(effect);
+      if (!isTransfer(effect)) continue;
+      const [source, target] = effect.direction === 'out' ? ['device', 'host'] : ['host', 'device'];
+      for (const run of effect.runs) {
+        for (let n = 0; n < run.blocks; n += 1) {
+          take(`${source} ${run.from + n}`, `transfer ${effect.transfer}`, 'reads');
+          take(`${target} ${run.to + n}`, `transfer ${effect.transfer}`, 'writes');
         }
       }
     }
@@ -146,8 +169,9 @@ export const stepWithinLimits: Law = (_event, effects, state) => {
 /** Who is preempted is lower in rank than everyone who goes on. */
 export const lowestRankGoesFirst: Law = (event, effects, state) => {
   if (event.type === 'transferFailed') return; // computed again for another reason than rank
+  if (state.policy.name === 'vtc') return; // an admission in the same decision moves everyone of its tenant
   for (const effect of effects) {
-    if (effect.type !== 'swapOut' && effect.type !== 'recompute') continue;
+    if (effect.type !== 'swapOut' && effect.type !== 'park' && effect.type !== 'recompute') continue;
     const victim = state.requests.get(effect.id) as Request;
     const lower = state.active.find((request) => request !== victim && state.policy.compare(victim, request) < 0);
     if (lower !== undefined)
@@ -160,6 +184,11 @@ export const nobodyIdles: Law = (_event, effects, state) => {
   for (const effect of effects) {
     if (effect.type !== 'step') continue;
     const stepping = new Set(effect.items.map((item) => item.id));
+    if (
+      state.limits.mechanism.prefill === 'alone' &&
+      effect.items.some(({ id }) => state.requests.get(id)?.phase === 'prefilling')
+    )
+      continue;
     for (const request of state.active) {
       const hasRoom = state.device.table(request.id).length >= Math.ceil((request.computed + 1) / BLOCK_TOKENS);
       if (request.phase === 'decoding' && hasRoom && !stepping.has(request.id))
@@ -173,8 +202,8 @@ export const noSecondThoughts: Law = (event, effects) => {
   if (event.type === 'transferFailed') return;
   const off = new Set<number>();
   for (const effect of effects) {
-    if (effect.type === 'recompute' || effect.type === 'swapOut') off.add(effect.id);
-    if ((effect.type === 'admit' || effect.type === 'swapIn') && off.has(effect.id))
+    if (effect.type === 'recompute' || effect.type === 'swapOut' || effect.type === 'park') off.add(effect.id);
+    if ((effect.type === 'admit' || effect.type === 'swapIn' || effect.type === 'resume') && off.has(effect.id))
       throw new Error(`second thoughts: request ${effect.id} is preempted and started in one decision`);
   }
 };

@@ -1,12 +1,24 @@
 import { describe, expect, it } from 'vitest';
-import { LLAMA_8B_ON_A10 } from '../../src/core/cost.js';
+import { loadScenario } from '../../src/simulation/profiles.js';
 import { drawParameters, runWorld, type WorldResult } from './world.js';
 
+const LLAMA_8B_ON_A10 = loadScenario('llama8b-a10').profile;
 const SEEDS = Number(process.env.FASTSWITCH_TEST_SEEDS ?? 100);
 
 describe('the whole system on virtual time', () => {
   it(`keeps every law over ${SEEDS} seeds, each run twice with the same digest`, { timeout: 600_000 }, () => {
-    const total = { swaps: 0, recomputes: 0, events: 0, stepsBesideACopy: 0, abortsRemembered: 0 };
+    const total = {
+      swaps: 0,
+      recomputes: 0,
+      events: 0,
+      stepsBesideACopy: 0,
+      abortsRemembered: 0,
+      mirrors: 0,
+      prefetches: 0,
+      parked: 0,
+      resumed: 0,
+      cachedTokens: 0,
+    };
     const outcomes = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
     for (let seed = 1; seed <= SEEDS; seed += 1) {
       const first = runWorld(drawParameters(seed, LLAMA_8B_ON_A10));
@@ -21,7 +33,7 @@ describe('the whole system on virtual time', () => {
     expect(total.recomputes).toBeGreaterThan(SEEDS / 10);
     expect(total.stepsBesideACopy).toBeGreaterThan(SEEDS);
     if (SEEDS < 100) return;
-    expect(total.abortsRemembered).toBeGreaterThan(0);
+    for (const count of Object.values(total)) expect(count).toBeGreaterThan(0);
     for (const count of Object.values(outcomes)) expect(count).toBeGreaterThan(0);
   });
 });

@@ -5,6 +5,7 @@ import { Listeners } from '../../src/actors/stream.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
 import { GREEDY } from '../../src/core/config.js';
 import type { HardwareProfile } from '../../src/core/cost.js';
+import { type Mechanism, PRESET_NAMES, PRESETS } from '../../src/core/presets.js';
 import { Random } from '../../src/core/random.js';
 import type { Limits } from '../../src/core/state.js';
 import type { Outcome, PolicyName } from '../../src/core/types.js';
@@ -46,18 +47,53 @@ export interface WorldResult {
   readonly events: number;
   readonly stepsBesideACopy: number;
   readonly abortsRemembered: number;
+  readonly mirrors: number;
+  readonly prefetches: number;
+  readonly parked: number;
+  readonly resumed: number;
+  readonly cachedTokens: number;
   readonly virtualMicros: number;
+}
+
+function pick<T>(random: Random, values: readonly T[]): T {
+  return values[random.int(values.length)] as T;
+}
+
+/** A preset as it is, or with every switch drawn anew. */
+function drawMechanism(random: Random): Mechanism {
+  const preset: Mechanism = PRESETS[random.next() < 0.4 ? 'default' : pick(random, PRESET_NAMES)].mechanism;
+  if (random.next() < 0.6) return preset;
+  const coin = () => random.next() < 0.5;
+  return {
+    ...preset,
+    groups: coin(),
+    growthReserveBlocks: pick(random, [0, 4, 60]),
+    waits: pick(random, ['sync', 'async', 'adaptive']),
+    preemption: random.next() < 0.8 ? 'swap' : 'recompute',
+    reuse: coin(),
+    finished: pick(random, ['drop', 'save', 'warm']),
+    mirror: coin(),
+    prefetch: coin(),
+    partial: coin(),
+    paced: coin(),
+    prefill: pick(random, ['mixed', 'alone', 'balanced']),
+    oneWay: random.next() < 0.3,
+    duplex: coin(),
+  };
 }
 
 export function drawParameters(seed: number, profile: HardwareProfile): WorldParameters {
   const random = new Random(seed).fork('parameters');
   const deviceBlocks = 8 + random.int(56);
   const maxRunning = 1 + random.int(12);
-  const policy: PolicyName = random.next() < 0.3 ? 'fcfs' : 'priority';
+  const policy = pick<PolicyName>(random, ['fcfs', 'priority', 'priority', 'priority', 'vtc', 'mlfq']);
   const limits: Limits = {
     policy,
+    mechanism: { ...drawMechanism(random), ...(policy === 'mlfq' && { preemption: 'swap' }) },
+    blockBytes: 1 << 16,
     deviceBlocks,
-    hostBlocks: random.next() < 0.3 ? random.int(12) : 16 + random.int(200),
+    // Where nothing can be kept, a feedback queue that lifts the starving may let them push each other out for ever.
+    hostBlocks: policy === 'mlfq' ? 1000 : random.next() < 0.3 ? random.int(12) : 16 + random.int(200),
     maxBatchTokens: maxRunning + random.int(200),
     maxRunning,
     maxQueued: random.next() < 0.2 ? 1 + random.int(8) : 100,
@@ -85,16 +121,54 @@ export function drawParameters(seed: number, profile: HardwareProfile): WorldPar
   };
 }
 
-function submission(random: Random, parameters: WorldParameters): SubmitRequest {
+/**
+ * The texts of a run: each continues an earlier one from some position on, or starts with one of two system prompts, so
+ * that requests share prefixes of all kinds. A token's tag names the text that introduced it.
+ */
+class Texts {
+  readonly #texts: { readonly parent: number; readonly from: number }[] = [
+    { parent: -1, from: 0 },
+    { parent: -1, from: 0 },
+  ];
+
+  /** A text that is `parent` (0 and 1: system prompts) up to `from`, and new from there. */
+  add(parent: number, from: number): number {
+    return this.#texts.push({ parent, from }) - 1;
+  }
+
+  tag(text: number, position: number): string {
+    let at = text;
+    for (let { parent, from } = this.#texts[at] as { parent: number; from: number }; parent >= 0 && position < from; ) {
+      at = parent;
+      ({ parent, from } = this.#texts[at] as { parent: number; from: number });
+    }
+    return `${at}@${position}`;
+  }
+}
+
+interface Drawn {
+  readonly request: SubmitRequest;
+  readonly text: number;
+}
+
+/** A request that continues one that has ended (as the next turn of a chat, or a branch of it), or a new one. */
+function submission(
+  random: Random,
+  parameters: WorldParameters,
+  texts: Texts,
+  ended: readonly { text: number; tokens: number }[],
+): Drawn {
+  const earlier = ended.length > 0 && random.next() < 0.5 ? pick(random, ended) : { text: random.int(2), tokens: random.int(80) };
+  const from = random.next() < 0.8 ? earlier.tokens : random.int(earlier.tokens + 1);
+  const prompt = from + 1 + random.int(parameters.promptMax);
   return {
-    content: {
-      promptTokens: new Int32Array(1 + random.int(parameters.promptMax)),
-      stopTokens: [],
-      sampling: GREEDY,
+    text: texts.add(earlier.text, from),
+    request: {
+      content: { promptTokens: new Int32Array(prompt), stopTokens: [], sampling: GREEDY, cacheSalt: '' },
+      maxTokens: 1 + random.int(parameters.outputMax),
+      priority: random.int(4),
+      tenant: `tenant-${random.int(3)}`,
     },
-    maxTokens: 1 + random.int(parameters.outputMax),
-    priority: random.int(4),
-    tenant: `tenant-${random.int(3)}`,
   };
 }
 
@@ -104,6 +178,9 @@ export function runWorld(parameters: WorldParameters): WorldResult {
   const random = new Random(seed).fork('load');
   const agenda = new Agenda();
   const hash = createHash('sha256');
+  const texts = new Texts();
+  const textOf = new Map<number, number>();
+  const ended: { text: number; tokens: number }[] = [];
   const laws: Law[] = [
     conservation,
     stepWithinLimits,
@@ -112,21 +189,40 @@ export function runWorld(parameters: WorldParameters): WorldResult {
     noSecondThoughts,
     endsOnce(),
     nobodySharesABlock(),
-    sameKv(limits.deviceBlocks, limits.hostBlocks),
+    sameKv(limits.deviceBlocks, limits.hostBlocks, (id, position) => texts.tag(textOf.get(id) as number, position)),
   ];
   const outcomes = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
-  const counts = { swaps: 0, recomputes: 0, events: 0, stepsBesideACopy: 0, abortsRemembered: 0 };
+  const counts = {
+    swaps: 0,
+    recomputes: 0,
+    events: 0,
+    stepsBesideACopy: 0,
+    abortsRemembered: 0,
+    mirrors: 0,
+    prefetches: 0,
+    parked: 0,
+    resumed: 0,
+    cachedTokens: 0,
+  };
   const listeners = new Listeners();
   let failure: Error | null = null;
   const lengths = new Map<number, number>();
   const live = new Set<number>();
   const runtime: Runtime = new Runtime({
     limits,
-    blockBytes: 1 << 16,
     makeHands: (answer) =>
       simulatedHands(
         agenda,
-        { ...parameters, blockBytes: 1 << 16, noise: 0.2, outputTokens: (id) => lengths.get(id) ?? 1 },
+        {
+          ...parameters,
+          mechanism: limits.mechanism,
+          blockBytes: limits.blockBytes,
+          noise: 0.2,
+          request: (id) => ({
+            outputTokens: lengths.get(id) ?? 1,
+            name: (block) => texts.tag(textOf.get(id) as number, 16 * block + 15),
+          }),
+        },
         answer,
       ),
     sink: {
@@ -141,11 +237,16 @@ export function runWorld(parameters: WorldParameters): WorldResult {
       if (counts.events > 100_000) throw new Error('progress: 100,000 events and still not done');
       for (const effect of effects) {
         if (effect.type === 'swapOut') counts.swaps += 1;
+        if (effect.type === 'mirror') counts.mirrors += 1;
+        if (effect.type === 'prefetch') counts.prefetches += 1;
+        if (effect.type === 'park') counts.parked += 1;
+        if (effect.type === 'resume') counts.resumed += 1;
+        if (effect.type === 'admit' || effect.type === 'swapIn') counts.cachedTokens += effect.cachedTokens;
         if ((effect.type === 'swapOut' || effect.type === 'swapIn') && random.next() < parameters.abortShare / 4) {
           const { id } = effect;
           agenda.add(agenda.now + 1, () => runtime.deliver({ type: 'aborted', id, reason: 'client' }));
         }
-        if (effect.type === 'step' && state.moving.size > 0) counts.stepsBesideACopy += 1;
+        if (effect.type === 'step' && state.flights.size > 0) counts.stepsBesideACopy += 1;
         if (event.type === 'aborted' && effect.type === 'ending') counts.abortsRemembered += 1;
         if (effect.type === 'recompute') counts.recomputes += 1;
       }
@@ -157,19 +258,25 @@ export function runWorld(parameters: WorldParameters): WorldResult {
   let at = 0;
   for (let n = 0; n < parameters.requests; n += 1) {
     at += random.exponential(parameters.meanGapMicros);
-    const request = submission(random, parameters);
     const length = 1 + random.int(parameters.outputMax);
     const aborts = random.next() < parameters.abortShare;
     const later = at + random.exponential(2 * parameters.meanGapMicros);
+    const draw = random.fork(`request ${n}`);
     if (n === Math.floor(parameters.drainAt * parameters.requests)) agenda.add(at, () => void runtime.drain());
     agenda.add(at, () => {
+      const { request, text } = submission(draw, parameters, texts, ended);
+      let tokens = request.content.promptTokens.length;
       const id: number = listeners.open({
-        tokens() {},
+        tokens(items) {
+          tokens += items.length;
+        },
         end(end) {
           outcomes[end.outcome] += 1;
           live.delete(id);
+          if (end.outcome !== 'rejected') ended.push({ text, tokens });
         },
       });
+      textOf.set(id, text);
       lengths.set(id, length);
       live.add(id);
       runtime.submit(id, request);
@@ -180,16 +287,17 @@ export function runWorld(parameters: WorldParameters): WorldResult {
   let reshuffles = 0;
   const reshuffle = () => {
     reshuffles += 1;
-    for (const id of live) {
-      if (random.next() < parameters.reshuffleShare) runtime.deliver({ type: 'reprioritized', id, priority: random.int(10) });
-    }
+    const items = [...live]
+      .filter(() => random.next() < parameters.reshuffleShare)
+      .map((id) => ({ id, priority: random.int(10) }));
+    runtime.deliver({ type: 'reprioritized', items });
     if (agenda.size > 0 && reshuffles < 200) agenda.add(agenda.now + parameters.reshufflePeriodMicros, reshuffle);
   };
   if (parameters.reshuffleShare > 0) agenda.add(0, reshuffle);
   while (failure === null && agenda.next());
   if (failure !== null) throw new Error(`${(failure as Error).message}\n${JSON.stringify(parameters)}`, { cause: failure });
-  const ended = Object.values(outcomes).reduce((sum, count) => sum + count, 0);
-  if (ended !== parameters.requests)
-    throw new Error(`${parameters.requests - ended} requests never ended\n${JSON.stringify(parameters)}`);
+  const over = Object.values(outcomes).reduce((sum, count) => sum + count, 0);
+  if (over !== parameters.requests)
+    throw new Error(`${parameters.requests - over} requests never ended\n${JSON.stringify(parameters)}`);
   return { digest: hash.digest('hex'), outcomes, ...counts, virtualMicros: agenda.now };
 }
