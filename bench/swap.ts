@@ -1,7 +1,8 @@
 /**
  * Gigabytes a second of swapping KV between device and host memory, by length of the runs: as one native call, as one
  * task a run on the swap workers, and in the pattern of a layout by layers (two small copies a layer and block) on the
- * same bytes; beside a plain memory copy of all of them.
+ * same bytes; beside a plain memory copy of all of them. Then what a transfer costs beside its bytes: many small ones through
+ * the link of the live hands, which has one chunk on its way at a time; all in one task; and on this thread.
  *
  *   node dist/bench/swap.js [--quick] [--json] [--rounds n] [--threads n]
  *
@@ -9,6 +10,8 @@
  */
 import { createHash } from 'node:crypto';
 import { parseArgs } from 'node:util';
+import { Link } from '../src/actors/link.js';
+import type { TransferEffect } from '../src/actors/ports.js';
 import { copyBytes, copyRuns, createStore, Direction, destroyStore, Memory, readStore, writeStore } from '../src/native/index.js';
 import { createPools } from '../src/native/pool.js';
 
@@ -24,6 +27,9 @@ interface Case {
   readonly copy: (direction: Direction) => number | Promise<number>;
   readonly micros: number[];
 }
+
+/** The same, of many transfers. */
+type Small = Omit<Case, 'copies'>;
 
 interface Measured {
   readonly name: string;
@@ -119,6 +125,58 @@ function runCases(length: number): Case[] {
   ];
 }
 
+/** How many transfers wait for the link at once. */
+const TRANSFERS = Math.min(32, blocks);
+
+/** As many transfers as are wanted at once, of so many blocks each, at their own places. */
+function transfersOf(length: number, direction: 'out' | 'in'): TransferEffect[] {
+  return Array.from({ length: TRANSFERS }, (_, index) => {
+    const at = (index * length) % (blocks - length + 1);
+    const runs = [{ from: at, to: at, blocks: length }];
+    const copies = { id: index, held: 0, transfer: index, direction, runs, blocks: length };
+    return direction === 'out' ? { type: 'swapOut', ...copies } : { type: 'swapIn', cachedTokens: 0, ...copies };
+  });
+}
+
+/** Through the link, one behind the other. */
+function throughLink(transfers: readonly TransferEffect[], way: Direction): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const start = performance.now();
+    let landed = 0;
+    const link: Link = new Link({
+      duplex: true,
+      blockBytes: BLOCK_BYTES,
+      perform: ({ runs }, done) => {
+        const words = runs.flatMap(({ from, to, blocks }) => [from, to, blocks]);
+        pools.copy(store, way, shared(words)).then(done, done);
+      },
+      answer: (event) => {
+        if (event.type === 'transferFailed') reject(new Error(event.error));
+        landed += 1;
+        if (landed === transfers.length) resolve((performance.now() - start) * 1e3);
+      },
+    });
+    for (const transfer of transfers) link.start(transfer);
+  });
+}
+
+function smallCases(length: number): Small[] {
+  const name = `${length} blocks`;
+  const ways = (['out', 'in'] as const).map((direction) => transfersOf(length, direction));
+  const transfers = (way: Direction) => ways[way === Direction.deviceToHost ? 0 : 1] as TransferEffect[];
+  const words = (way: Direction) =>
+    transfers(way).map(({ runs }) => shared(runs.flatMap(({ from, to, blocks }) => [from, to, blocks])));
+  return [
+    { name: `${name}, link`, copy: (way) => throughLink(transfers(way), way), micros: [] },
+    { name: `${name}, one task`, copy: (way) => asTasks([shared(words(way).flatMap((run) => [...run]))], way), micros: [] },
+    {
+      name: `${name}, here`,
+      copy: (way) => timed(() => words(way).forEach((run) => void copyRuns(store, way, run))),
+      micros: [],
+    },
+  ];
+}
+
 const cases: Case[] = [
   ...lengths.flatMap(runCases),
   { name: 'pieces by layer, one call', copies: pieces.length / 3, copy: (way) => copyBytes(store, way, pieces), micros: [] },
@@ -126,8 +184,9 @@ const cases: Case[] = [
 ];
 
 writeStore(store, Memory.device, 0, device);
+const small = [1, 4, 16].flatMap(smallCases);
 for (let round = 0; round <= rounds; round++) {
-  for (const one of cases) {
+  for (const one of [...cases, ...small]) {
     for (const way of [Direction.deviceToHost, Direction.hostToDevice]) {
       const micros = await one.copy(way);
       if (round > 0) one.micros.push(micros);
@@ -150,8 +209,13 @@ const measured = cases.map((one): Measured => {
     gigabytesPerSecond: bytes / bestMicros / 1e3,
   };
 });
+const perTransfer = small.map(({ name, micros }) => ({
+  name,
+  bestMicros: Math.min(...micros) / TRANSFERS,
+  medianMicros: median(micros) / TRANSFERS,
+}));
 if (flags.json) {
-  console.log(JSON.stringify({ blocks, blockBytes: BLOCK_BYTES, cases: measured, hash }));
+  console.log(JSON.stringify({ blocks, blockBytes: BLOCK_BYTES, cases: measured, transfers: perTransfer, hash }));
 } else {
   console.log(`${blocks} blocks of ${BLOCK_BYTES} bytes (${(bytes / 1e6).toFixed(0)} MB)`);
   for (const { name, copies, bestMicros, medianMicros, gigabytesPerSecond } of measured) {
@@ -159,6 +223,10 @@ if (flags.json) {
       `  ${name.padEnd(26)} ${String(copies).padStart(6)} copies  ${gigabytesPerSecond.toFixed(1).padStart(6)} GB/s at best  ` +
         `${(bestMicros / 1e3).toFixed(2).padStart(7)} ms, median ${(medianMicros / 1e3).toFixed(2)} ms`,
     );
+  }
+  console.log(`${TRANSFERS} transfers at once, microseconds for each`);
+  for (const { name, bestMicros, medianMicros } of perTransfer) {
+    console.log(`  ${name.padEnd(26)} ${bestMicros.toFixed(0).padStart(6)} at best, median ${medianMicros.toFixed(0)}`);
   }
   console.log(`  hash ${hash}`);
 }

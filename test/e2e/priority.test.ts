@@ -7,6 +7,7 @@ const PATH = '/v1/completions';
 const BLOCK_KIB = 48;
 /** As many blocks as one request of the model's whole context needs. */
 const TIGHT = ['--device-kv', `${96 * BLOCK_KIB}KiB`];
+const LARGEST = { prompt: Array.from({ length: 1500 }, (_, index) => 300 + ((index * index) % 1009)), max_tokens: 36 };
 const BASE = { model: 'demo', ignore_eos: true, return_token_ids: true };
 /** Long, sampled, with penalties: all that a preemption could disturb. */
 const PATIENT = {
@@ -136,6 +137,8 @@ describe('a storm', () => {
     try {
       const alone: number[][] = [];
       for (const kind of kinds) alone.push(await ask(server, kind));
+      const largest = { ...BASE, ...LARGEST, temperature: 0 };
+      const largestAlone = await ask(server, largest);
       const chance = chances(5);
       let answered = 0;
       const visit = async (client: number): Promise<void> => {
@@ -157,6 +160,8 @@ describe('a storm', () => {
       };
       await Promise.all(Array.from({ length: CLIENTS }, (_, client) => visit(client)));
       await idle(server);
+      // As large as the device: what was kept makes room, and none of it is missing.
+      expect(await ask(server, largest)).toEqual(largestAlone);
       expect(answered).toBeGreaterThan(CLIENTS / 5);
       expect(await server.metric('fastswitch_requests_finished_total{outcome="aborted"}')).toBeGreaterThan(CLIENTS / 5);
       for (const nothing of ['steps_failed_total', 'transfers_failed_total', 'requests_finished_total{outcome="failed"}']) {
