@@ -46,8 +46,19 @@ describe('README.md', () => {
     }
   });
 
+  it('simulates as it says', { timeout: 120_000 }, async () => {
+    const commands = shell.filter((block) => block.startsWith('npm run simulate'));
+    expect(commands.length).toBeGreaterThan(0);
+    for (const command of commands) {
+      const { stdout } = await run('bash', ['-c', command], { cwd: ROOT });
+      for (const preset of ['vllm-0.3', 'fastswitch', 'default']) expect(stdout).toContain(`| ${preset} `);
+    }
+  });
+
   it('promises a help that explains every flag it names', async () => {
-    const { stdout } = await run('npm', ['start', '--silent', '--', '--help'], { cwd: ROOT });
+    const serve = await run('npm', ['start', '--silent', '--', '--help'], { cwd: ROOT });
+    const simulate = await run('npm', ['run', 'simulate', '--silent', '--', '--help'], { cwd: ROOT });
+    const stdout = serve.stdout + simulate.stdout;
     const flags = new Set([...README.matchAll(/ (--[a-z][a-z-]+) /g)].map(([, flag]) => flag as string));
     for (const flag of flags) expect(stdout).toContain(flag);
   });
@@ -79,7 +90,7 @@ function readFileOrFolder(path: string): unknown {
 }
 
 describe('the benches', () => {
-  it.each(['core', 'engine', 'swap', 'serve'])(
+  it.each(['core', 'blocks', 'engine', 'swap', 'serve'])(
     'bench/%s.ts runs in its small form and prints a hash of its result',
     async (name) => {
       const { stdout } = await run('node', [`dist/bench/${name}.js`, '--quick', '--json'], { cwd: ROOT, timeout: 60_000 });
