@@ -4,7 +4,7 @@
  * come from an agenda instead of from silicon.
  */
 import { BLOCK_TOKENS } from '../core/config.js';
-import { type HardwareProfile, stepMicros, transferMicros } from '../core/cost.js';
+import { featuresOf, type HardwareProfile, stepMicros, transferMicros } from '../core/cost.js';
 import type { Mechanism } from '../core/presets.js';
 import { Random } from '../core/random.js';
 import type { BlockName, Content, Direction, Micros, RequestId, StepItem, SteppedItem } from '../core/types.js';
@@ -235,12 +235,7 @@ class SimulatedEngine implements EnginePort {
   /** Of the step alone, and what the copies since the last one make it longer. */
   #stepMicros(items: readonly StepItem[]): number {
     const { profile, noise } = this.#options;
-    const features = { prefillTokens: 0, decodeSequences: 0, contextTokens: 0 };
-    for (const { start, count } of items) {
-      if (count === 1) features.decodeSequences += 1;
-      else features.prefillTokens += count;
-      features.contextTokens += start + count;
-    }
+    const features = featuresOf(items);
     const { trafficBytes, layeredMicros } = this.#debt;
     this.#debt.trafficBytes = 0;
     this.#debt.layeredMicros = 0;

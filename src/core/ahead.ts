@@ -75,8 +75,7 @@ function mirrorWarm(state: State, warm: Warm, budget: number, plan: Plan): numbe
     return 0;
   }
   const to = Math.min(names.length, found + budget);
-  const after = found === 0 ? null : (state.copies.copiesOf(names, found - 1, found)[0] as Copy);
-  const added = add(state, after, names.slice(found, to));
+  const added = add(state, state.copies.before(names, found), names.slice(found, to));
   if (added === null || to === names.length) state.warm.mirrored(warm);
   if (added === null) return 0;
   addPart(state, plan, { owner, request: null, from: found, copies: added, release: false });

@@ -3,7 +3,7 @@
  * fitted on what was seen lately (the policy's guess). Both are deliberately coarse: they must rank alternatives, not
  * reproduce a machine.
  */
-import type { Direction, Micros } from './types.js';
+import type { Direction, Micros, StepItem } from './types.js';
 
 /** What a step is made of. */
 export interface StepFeatures {
@@ -11,6 +11,17 @@ export interface StepFeatures {
   readonly decodeSequences: number;
   /** Tokens of context that the sequences of the step attend to, together. */
   readonly contextTokens: number;
+}
+
+/** What the model and the simulated machines see of a step. */
+export function featuresOf(items: readonly Pick<StepItem, 'start' | 'count'>[]): StepFeatures {
+  let [prefillTokens, decodeSequences, contextTokens] = [0, 0, 0];
+  for (const { start, count } of items) {
+    if (count === 1) decodeSequences += 1;
+    else prefillTokens += count;
+    contextTokens += start + count;
+  }
+  return { prefillTokens, decodeSequences, contextTokens };
 }
 
 /**

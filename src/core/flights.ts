@@ -5,15 +5,7 @@
 import type { Copy } from './reuse.js';
 import { type Acts, enter, type Flight, type FlightPart, fullBlocks, newOwner, type Request, type State } from './state.js';
 import { runsBetween, singleRuns } from './transfers.js';
-import type { BlockName, Direction, Run, TransferId } from './types.js';
-
-/** What every transfer's effect carries. */
-interface Copies {
-  readonly transfer: TransferId;
-  readonly direction: Direction;
-  readonly runs: readonly Run[];
-  readonly blocks: number;
-}
+import type { BlockName, Copies, Direction, TransferId } from './types.js';
 
 export function directionOf(type: Flight['type']): Direction {
   return type === 'swapOut' || type === 'mirror' ? 'out' : 'in';
@@ -94,15 +86,14 @@ function cutCopies(state: State, request: Request, count: number): void {
 
 /** The request is on the device again: its copies may be evicted, and those that it is about to outgrow go. */
 export function unpinCopies(state: State, request: Request): void {
-  for (let index = request.copies.length - 1; index >= 0; index -= 1) state.copies.unpin(request.copies[index] as Copy);
+  state.copies.unpinAll(request.copies);
   cutCopies(state, request, state.limits.mechanism.reuse ? fullBlocks(request.computed) : 0);
 }
 
 /** The request needs no copies any more; others may find them. */
 export function leaveCopies(state: State, request: Request): void {
   const pinned = request.phase === 'swapped' || request.phase === 'swapping-out' || request.phase === 'swapping-in';
-  if (pinned)
-    for (let index = request.copies.length - 1; index >= 0; index -= 1) state.copies.unpin(request.copies[index] as Copy);
+  if (pinned) state.copies.unpinAll(request.copies);
   cutCopies(state, request, 0);
 }
 
@@ -158,8 +149,12 @@ export function save(state: State, request: Request, acts: Acts): void {
   const full = Math.min(fullBlocks(request.computed), state.device.table(request.id).length); // a swapped one may have none
   const found = state.copies.find(request.names, full);
   if (found >= full || request.flight !== null || !state.limits.mechanism.reuse) return;
-  const after = found === 0 ? null : (state.copies.copiesOf(request.names, found - 1, found)[0] as Copy);
-  const copies = state.copies.add(after, namesFor(state, request, found, full), hostReserve(state), 'idle');
+  const copies = state.copies.add(
+    state.copies.before(request.names, found),
+    namesFor(state, request, found, full),
+    hostReserve(state),
+    'idle',
+  );
   if (copies === null) return;
   const owner = newOwner(state);
   state.device.truncate(request.id, full);

@@ -1,5 +1,5 @@
 /** The next step: who is in it, and whether it waits for copies that are in flight. */
-import type { StepFeatures } from './cost.js';
+import { featuresOf, type StepFeatures } from './cost.js';
 import { type Acts, blocksFor, knownTokens, type Request, type State } from './state.js';
 import type { Micros, StepItem, TransferId } from './types.js';
 
@@ -60,16 +60,6 @@ export function balanceChunks(state: State, micros: Micros): void {
   const stretch = micros / Math.max(1, cost.predictStep({ ...stepFeatures, prefillTokens: 0 }));
   if (stretch > STRETCH_MAX) state.chunkTokens = Math.max(CHUNK_TOKENS_MIN, Math.floor(0.7 * state.chunkTokens));
   else if (stretch < STRETCH_LOW) state.chunkTokens = Math.min(limits.maxBatchTokens, state.chunkTokens + 32);
-}
-
-function featuresOf(items: readonly StepItem[]): StepFeatures {
-  let [prefillTokens, decodeSequences, contextTokens] = [0, 0, 0];
-  for (const { start, count } of items) {
-    if (count === 1) decodeSequences += 1;
-    else prefillTokens += count;
-    contextTokens += start + count;
-  }
-  return { prefillTokens, decodeSequences, contextTokens };
 }
 
 /**

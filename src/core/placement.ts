@@ -276,7 +276,7 @@ function sendOff(state: State, victim: Request, acts: Acts): boolean {
   const held = victim.copies.length;
   const added = held === blocks ? [] : hostRoom(state, victim, namesFor(state, victim, held, blocks), acts);
   if (added === null) {
-    for (let index = held - 1; index >= 0; index -= 1) state.copies.unpin(victim.copies[index] as Copy);
+    state.copies.unpinAll(victim.copies);
     return false;
   }
   for (const copy of added) state.copies.use(copy);

@@ -39,6 +39,18 @@ interface Chain {
 /** What may be evicted to make room: copies that nobody uses, or all that are not pinned. */
 export type Evictable = 'idle' | 'unpinned';
 
+/** How many of the first `count` names are there, where whoever has one has those before it. O(log count). */
+export function prefixLength(names: readonly BlockName[], count: number, has: (name: BlockName) => boolean): number {
+  let low = 0;
+  let high = Math.min(count, names.length);
+  while (low < high) {
+    const middle = (low + high + 1) >>> 1;
+    if (has(names[middle - 1] as BlockName)) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
 export class HostCopies {
   readonly #memory: BlockMemory;
   readonly #byName = new Map<BlockName, Copy>();
@@ -72,14 +84,7 @@ export class HostCopies {
 
   /** How many of the first `count` names are here, landed. O(log count). */
   find(names: readonly BlockName[], count: number): number {
-    let low = 0;
-    let high = Math.min(count, names.length);
-    while (low < high) {
-      const middle = (low + high + 1) >>> 1;
-      if (this.has(names[middle - 1] as BlockName)) low = middle;
-      else high = middle - 1;
-    }
-    return low;
+    return prefixLength(names, count, (name) => this.has(name));
   }
 
   /** The copies of names [from, to), which `find` has counted. */
@@ -91,6 +96,11 @@ export class HostCopies {
       copies.push(copy);
     }
     return copies;
+  }
+
+  /** The copy that position `position` continues; null: none, it starts the context. */
+  before(names: readonly BlockName[], position: number): Copy | null {
+    return position === 0 ? null : (this.copiesOf(names, position - 1, position)[0] as Copy);
   }
 
   /**
@@ -140,6 +150,11 @@ export class HostCopies {
     if (copy.pins > 0) return;
     this.#unpinned += 1;
     this.#note(copy);
+  }
+
+  /** From the last to the first: what nobody can find goes from the tail of its chain. */
+  unpinAll(copies: readonly Copy[]): void {
+    for (let index = copies.length - 1; index >= 0; index -= 1) this.unpin(copies[index] as Copy);
   }
 
   use(copy: Copy): void {

@@ -7,7 +7,19 @@
 import { crash, directionOf, land, leaveCopies, leaveDevice, recompute, save, touchDown, unpinCopies } from './flights.js';
 import { balanceChunks } from './launch.js';
 import { place } from './placement.js';
-import { type Acts, adopt, blocksFor, enter, forget, type Request, rerank, resort, type State, waitingCount } from './state.js';
+import {
+  type Acts,
+  adopt,
+  blocksFor,
+  enter,
+  type Flight,
+  forget,
+  type Request,
+  rerank,
+  resort,
+  type State,
+  waitingCount,
+} from './state.js';
 import type { AbortReason, Effect, EmittedToken, Event, Outcome, SteppedItem } from './types.js';
 
 type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
@@ -161,13 +173,19 @@ function stepFailed(state: State, event: EventOf<'stepFailed'>, acts: Acts): voi
   }
 }
 
+/** Whose swap it was: who swaps cannot end before it is over. */
+function swappedBy({ transfer, parts }: Flight): Request {
+  const request = parts[0]?.request;
+  if (request === null || request === undefined) throw new Error(`transfer ${transfer} swapped nobody`);
+  return request;
+}
+
 function landed(state: State, event: EventOf<'landed'>, acts: Acts): void {
   const flight = touchDown(state, event.transfer);
   state.cost.observeTransfer(directionOf(flight.type), flight.runs, flight.blocks * state.limits.blockBytes, event.micros);
   land(state, flight);
   if (flight.type === 'mirror' || flight.type === 'prefetch') return;
-  const request = flight.parts[0]?.request;
-  if (request === null || request === undefined) throw new Error(`transfer ${event.transfer} swapped nobody`);
+  const request = swappedBy(flight);
   if (flight.type === 'swapOut') {
     enter(state, request, 'swapped');
   } else {
@@ -183,8 +201,7 @@ function transferFailed(state: State, event: EventOf<'transferFailed'>, acts: Ac
   const flight = touchDown(state, event.transfer);
   crash(state, flight);
   if (flight.type === 'mirror' || flight.type === 'prefetch') return;
-  const request = flight.parts[0]?.request;
-  if (request === null || request === undefined) throw new Error(`transfer ${event.transfer} swapped nobody`);
+  const request = swappedBy(flight);
   recompute(state, request, acts);
   if (request.ending !== null) finish(state, request, request.ending, null, acts);
 }

@@ -116,7 +116,7 @@ export interface EmittedToken {
 }
 
 /** A copy between the memories: answered by `landed` or `transferFailed` once. */
-interface Copies {
+export interface Copies {
   readonly transfer: TransferId;
   readonly direction: Direction;
   readonly runs: readonly Run[];

@@ -3,6 +3,7 @@
  * no request, given up from the tail as soon as room is needed, adopted whole by whoever continues their tokens.
  */
 import type { BlockMemory } from './blocks.js';
+import { prefixLength } from './reuse.js';
 import type { BlockName, RequestId } from './types.js';
 
 export interface Warm {
@@ -63,22 +64,16 @@ export class WarmBlocks {
 
   /** Who holds the most of the first `count` names, and how many; null: nobody any. Nothing that a transfer reads. */
   find(names: readonly BlockName[], count: number): { readonly warm: Warm; readonly blocks: number } | null {
-    let low = 0;
-    let high = Math.min(count, names.length);
-    while (low < high) {
-      const middle = (low + high + 1) >>> 1;
-      if (this.#byName.has(names[middle - 1] as BlockName)) low = middle;
-      else high = middle - 1;
-    }
-    if (low === 0) return null;
+    const blocks = prefixLength(names, count, (name) => this.#byName.has(name));
+    if (blocks === 0) return null;
     // The rest of what is adopted is lost: of those who have as much, the shortest.
     let warm: Warm | null = null;
-    for (const holder of this.#byName.get(names[low - 1] as BlockName) ?? []) {
+    for (const holder of this.#byName.get(names[blocks - 1] as BlockName) ?? []) {
       if (this.#memory.heldTo(holder.owner) > 0) continue;
       if (warm === null || holder.names.length < warm.names.length) warm = holder;
     }
     if (warm === null) return null;
-    return { warm, blocks: low };
+    return { warm, blocks };
   }
 
   /** The first `blocks` of it belong to the request from now on; the rest is free. */
