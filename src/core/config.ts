@@ -12,6 +12,12 @@ export interface Config {
   readonly servedModelName: string;
   readonly host: string;
   readonly port: number;
+  /** File of the tenants and their keys; '': one anonymous tenant. */
+  readonly tenants: string;
+  /** Listens on more than loopback without keys. */
+  readonly insecure: boolean;
+  /** With keys: /metrics needs one, too. */
+  readonly privateMetrics: boolean;
   readonly deviceKvBytes: number;
   readonly hostKvBytes: number;
   /** Most tokens computed in one step. */
@@ -39,8 +45,22 @@ export interface Config {
   readonly stallSeconds: number;
   /** After SIGTERM running requests may finish for this long. */
   readonly drainSeconds: number;
+  /** Whoever sees the board may abort requests, change priorities and drain the server. */
+  readonly admin: boolean;
+  /** Folder for the journal of each run; '' is none. */
+  readonly journal: string;
+  /** Token ids are in the journal. */
+  readonly journalContent: boolean;
+  /** A file of the journal that is so long is followed by another. */
+  readonly journalSegmentBytes: number;
   readonly logLevel: 'silent' | 'error' | 'warn' | 'info' | 'debug';
 }
+
+/**
+ * Version of what the core decides: raised with every change after which the same events lead to other effects. Journals
+ * name it, so that one of another version is told from one that diverges.
+ */
+export const DECISIONS = 2;
 
 /** Tokens of KV in one block. */
 export const BLOCK_TOKENS = 16;
@@ -50,6 +70,9 @@ export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
   servedModelName: '',
   host: '127.0.0.1',
   port: 8080,
+  tenants: '',
+  insecure: false,
+  privateMetrics: false,
   deviceKvBytes: 256 * 2 ** 20,
   hostKvBytes: 2 ** 30,
   maxBatchTokens: 512,
@@ -67,6 +90,10 @@ export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
   bodyLimitBytes: 16 * 2 ** 20,
   stallSeconds: 60,
   drainSeconds: 30,
+  admin: false,
+  journal: '',
+  journalContent: false,
+  journalSegmentBytes: 64 * 2 ** 20,
   logLevel: 'info',
 });
 
@@ -75,7 +102,7 @@ export type NumberKey = KeysOf<number>;
 
 /** The values of every key that has only a few. */
 export const CHOICES = {
-  policy: ['auto', 'fcfs', 'priority', 'vtc', 'mlfq'],
+  policy: ['auto', 'fcfs', 'priority', 'vtc', 'fair', 'mlfq', 'edf'],
   quantize: ['none', 'q8'],
   kvDtype: ['auto', 'f32', 'bf16'],
   isa: ['auto', 'avx512', 'avx2', 'portable'],
@@ -105,6 +132,7 @@ export const RANGES: Readonly<Record<NumberKey, Range>> = {
   bodyLimitBytes: { min: 1024, max: 2 ** 30 },
   stallSeconds: { min: 1, max: 86400 },
   drainSeconds: { min: 0, max: 86400 },
+  journalSegmentBytes: { min: 2 ** 16, max: LARGEST },
 };
 
 interface Relation {
@@ -134,6 +162,14 @@ export function checkConfig(config: Config): ConfigProblem | null {
   if (broken !== undefined) return { type: 'relation', ...broken };
   const preset = parsePreset(config.preset);
   return typeof preset === 'string' ? { type: 'preset', key: 'preset', message: preset } : null;
+}
+
+/** Addresses and names that only this machine reaches. */
+const LOOPBACK = /^(127(\.\d{1,3}){3}|::1|(.+\.)?localhost)$/i;
+
+/** Others than this machine's users reach it, and it knows nobody by a key. */
+export function isExposed({ host, tenants, insecure }: Pick<Config, 'host' | 'tenants' | 'insecure'>): boolean {
+  return tenants === '' && !insecure && !LOOPBACK.test(host);
 }
 
 /** The switches and the policy that a configuration runs under. Throws an Error for a preset that `checkConfig` refuses. */

@@ -3,6 +3,7 @@
  * fitted on what was seen lately (the policy's guess). Both are deliberately coarse: they must rank alternatives, not
  * reproduce a machine.
  */
+import { dot, solveNotNegative } from './solve.js';
 import type { Direction, Micros, StepItem } from './types.js';
 
 /** What a step is made of. */
@@ -130,9 +131,12 @@ class RecentFit {
     this.#unseen += 1;
   }
 
-  predict(features: readonly number[]): Micros {
+  /** `asked`: somebody wants to know; nothing is remembered of it, so that questions change no later prediction. */
+  predict(features: readonly number[], asked: boolean): Micros {
     if (this.#unseen * REFIT_SHARE >= this.#recent.length && this.#unseen > 0) {
-      this.#coefficients = this.#fit();
+      const coefficients = this.#fit();
+      if (asked) return dot(coefficients, features);
+      this.#coefficients = coefficients;
       this.#unseen = 0;
     }
     return dot(this.#coefficients, features);
@@ -172,49 +176,6 @@ class RecentFit {
   }
 }
 
-/**
- * Solves the normal equations of a few unknowns, `rows` being a positive definite matrix with the right side as its last
- * column. An unknown that comes out below 0 is taken as 0 and the others are solved again: not always the best
- * solution above 0, but a usable one.
- */
-function solveNotNegative(rows: readonly Float64Array[]): number[] {
-  const size = rows.length;
-  const kept = rows.map((_, k) => k);
-  for (;;) {
-    const solution = solve(kept.map((i) => [...kept, size].map((j) => rows[i]?.[j] as number)));
-    const least = Math.min(0, ...solution);
-    if (least === 0) return rows.map((_, k) => solution[kept.indexOf(k)] ?? 0);
-    kept.splice(solution.indexOf(least), 1);
-  }
-}
-
-/** Gauss's elimination; a positive definite matrix needs no pivots. */
-function solve(rows: number[][]): number[] {
-  const size = rows.length;
-  for (let k = 0; k < size; k++) {
-    const pivot = rows[k] as number[];
-    for (let i = k + 1; i < size; i++) {
-      const row = rows[i] as number[];
-      const factor = (row[k] as number) / (pivot[k] as number);
-      for (let j = k; j <= size; j++) (row[j] as number) -= factor * (pivot[j] as number);
-    }
-  }
-  const solution = new Array<number>(size).fill(0);
-  for (let k = size - 1; k >= 0; k--) {
-    const row = rows[k] as number[];
-    let rest = row[size] as number;
-    for (let j = k + 1; j < size; j++) rest -= (row[j] as number) * (solution[j] as number);
-    solution[k] = rest / (row[k] as number);
-  }
-  return solution;
-}
-
-function dot(coefficients: readonly number[], features: readonly number[]): number {
-  let sum = 0;
-  for (let k = 0; k < coefficients.length; k++) sum += (coefficients[k] as number) * (features[k] as number);
-  return sum;
-}
-
 /** The middle value, the upper one of two. There is at least one. */
 function median(values: readonly number[]): number {
   const sorted = Float64Array.from(values).sort();
@@ -225,6 +186,7 @@ function median(values: readonly number[]): number {
 export class CostModel {
   readonly #step: RecentFit;
   readonly #transfers: Readonly<Record<Direction, RecentFit>>;
+  #asked = false;
 
   /** `prior`: coefficients above 0, used alone until something was seen. */
   constructor(prior: CostPrior = SMALL_MACHINE) {
@@ -240,7 +202,7 @@ export class CostModel {
 
   /** At least 0; not rounded. */
   predictStep(features: StepFeatures): Micros {
-    return this.#step.predict(stepVector(features));
+    return this.#step.predict(stepVector(features), this.#asked);
   }
 
   observeTransfer(direction: Direction, runs: number, bytes: number, micros: Micros): void {
@@ -249,7 +211,17 @@ export class CostModel {
 
   /** At least 0; not rounded. */
   predictTransfer(direction: Direction, runs: number, bytes: number): Micros {
-    return this.#transfers[direction].predict([1, runs, bytes]);
+    return this.#transfers[direction].predict([1, runs, bytes], this.#asked);
+  }
+
+  /** Predictions that `question` makes leave no trace: when a fit is made anew depends on who predicts when. */
+  asked<T>(question: () => T): T {
+    this.#asked = true;
+    try {
+      return question();
+    } finally {
+      this.#asked = false;
+    }
   }
 }
 

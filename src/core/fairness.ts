@@ -1,32 +1,45 @@
 /**
- * Who goes first: a policy is a rank and nothing else. Placement (`placement.ts`) is the same for all of them.
+ * Who goes first: a policy is a rank and nothing else. Placement (`placement.ts`) is the same for all of them; the policies
+ * themselves are in `policies.ts` and `fair.ts`.
  *
  * Two relations, both strict: `compare` is a total order (ties by id) that says who is served first and who gives way
  * when running requests outgrow the memory; `outranks` says who may preempt whom to get in. The second is coarser, so
  * that a mere tie never makes two requests push each other out in turns.
  */
-import type { Micros, PolicyName, RequestId } from './types.js';
-
-/** The service a tenant has had, in weighted tokens. */
-export interface Account {
-  readonly tenant: string;
-  served: number;
-  /** Requests alive. */
-  live: number;
-}
+import type { Account } from './accounts.js';
+import type { Deadlines, Micros, PolicyName, RequestId } from './types.js';
 
 /** The part of a request that a policy may look at, and what it notes there. */
 export interface Ranked {
   readonly id: RequestId;
   readonly promptTokens: number;
   readonly priority: number;
+  readonly deadlines: Deadlines;
   readonly account: Account;
+  readonly arrivedAt: Micros;
+  /** -1: not yet. */
+  readonly firstTokenAt: Micros;
+  readonly generated: number;
+  /** Tokens whose KV exists. */
+  readonly computed: number;
+  /** End of the last step that it was in; its arrival before that. */
+  servedAt: Micros;
   /** Of a feedback queue; 0 is served first. */
   level: number;
   /** Micros in steps since it came to this level. */
   levelMicros: Micros;
   /** When it last began to wait. */
   waitingSince: Micros;
+  /** Of `fair`: the counter that its tenant will have when its turn is due, and its place among its tenant's requests. */
+  tag: number;
+  place: number;
+  /** Of `fair`: prompt tokens that are paid for, from the start on. */
+  paid: number;
+  /** Of `edf`: when its next token is due. */
+  due: Micros;
+  /** It has waited too long and goes first, until it has been served for so long. */
+  lifted: boolean;
+  liftedMicros: Micros;
 }
 
 export interface Policy {
@@ -35,99 +48,43 @@ export interface Policy {
   compare(a: Ranked, b: Ranked): number;
   /** `a` may preempt `b` in order to run. */
   outranks(a: Ranked, b: Ranked): boolean;
-  /** What changes ranks by itself; null: only `reprioritized` does. Ranks are sorted anew after each of these. */
+  /** What changes ranks by itself; null: only `reprioritized` does. */
   readonly accounting: Accounting | null;
 }
 
+/** How far apart ranks have to be for somebody to give way; `worth.ts` says why. */
+export interface Quantum {
+  readonly tokens: number;
+  /** The time in which a request gets so many. */
+  readonly micros: Micros;
+}
+
+/** What a request got in a step. */
+export interface Service {
+  /** Tokens computed, of its prompt or after it, and tokens sampled. */
+  readonly computed: number;
+  readonly sampled: number;
+  /** Of the step, and when it came back. */
+  readonly micros: Micros;
+  readonly now: Micros;
+}
+
+/** Notes what happens. Ranks change when `rank` is called, after which all lists are sorted anew. */
 export interface Accounting {
-  /** A request has come; `accounts`: those of all tenants seen, this one's already among them. */
-  arrived(request: Ranked, accounts: Iterable<Account>, prefillMicros: Micros): void;
-  /** It was admitted for the first time. */
-  admitted(request: Ranked): void;
-  /** It was in a step of so many micros, in which it sampled so many tokens. */
-  served(request: Ranked, sampled: number, micros: Micros): void;
-  /** These wait at time `now`. */
+  /** What tenants had is remembered when they are idle. */
+  readonly remembers: boolean;
+  /** A request has come; its account counts it, and not yet among those who wait. */
+  arrived(request: Ranked, prefillMicros: Micros): void;
+  /** It was admitted for the first time. Answers whether that changes ranks at once. */
+  admitted(request: Ranked): boolean;
+  served(request: Ranked, service: Service): void;
+  /** It waits, queued or swapped, at time `now`. */
   waited(request: Ranked, now: Micros): void;
+  ended(request: Ranked): void;
+  /** Puts everybody where they belong by all that was noted. */
+  rank(quantum: Quantum): void;
 }
 
-const fcfs: Policy = {
-  name: 'fcfs',
-  compare: (a, b) => a.id - b.id,
-  outranks: (a, b) => a.id < b.id,
-  accounting: null,
-};
-
-const priority: Policy = {
-  name: 'priority',
-  compare: (a, b) => a.priority - b.priority || a.id - b.id,
-  outranks: (a, b) => a.priority < b.priority,
-  accounting: null,
-};
-
-/** Prices of VTC (Sheng et al., OSDI 2024): of a prompt token, and of a generated one. */
-const PROMPT_PRICE = 1;
-const GENERATED_PRICE = 2;
-
-/**
- * Virtual token counters: the tenant that was served least goes first. A tenant that comes back is lifted to the least of
- * those that stayed, so that it cannot save up. Never preempts for fairness: the published form.
- */
-const vtc: Policy = {
-  name: 'vtc',
-  compare: (a, b) => a.account.served - b.account.served || a.id - b.id,
-  outranks: () => false,
-  accounting: {
-    arrived({ account }, accounts) {
-      if (account.live > 1) return;
-      let least = Number.POSITIVE_INFINITY;
-      for (const other of accounts) if (other !== account && other.live > 0) least = Math.min(least, other.served);
-      if (least < Number.POSITIVE_INFINITY) account.served = Math.max(account.served, least);
-    },
-    admitted({ account, promptTokens }) {
-      account.served += PROMPT_PRICE * promptTokens;
-    },
-    served({ account }, sampled) {
-      account.served += GENERATED_PRICE * sampled;
-    },
-    waited() {},
-  },
-};
-
-/** Of FastServe (Wu et al., 2023): the first level's quantum, doubled at each next one; and what counts as starving. */
-const QUANTUM_MICROS = 10_000;
-const LEVEL_MAX = 20;
-const STARVING_MICROS = 3_000_000;
-
-function quantum(level: number): Micros {
-  return QUANTUM_MICROS * 2 ** level;
-}
-
-/** Skip-join multi-level feedback queue: joins where its prefill fits the quantum, sinks as it is served, rises when it starves. */
-const mlfq: Policy = {
-  name: 'mlfq',
-  compare: (a, b) => a.level - b.level || a.id - b.id,
-  outranks: (a, b) => a.level < b.level,
-  accounting: {
-    arrived(request, _accounts, prefillMicros) {
-      while (request.level < LEVEL_MAX && quantum(request.level) < prefillMicros) request.level += 1;
-    },
-    admitted() {},
-    served(request, _sampled, micros) {
-      request.levelMicros += micros;
-      if (request.levelMicros < quantum(request.level) || request.level === LEVEL_MAX) return;
-      request.level += 1;
-      request.levelMicros = 0;
-    },
-    waited(request, now) {
-      if (request.level === 0 || now - request.waitingSince < STARVING_MICROS) return;
-      request.level = 0;
-      request.levelMicros = 0;
-      request.waitingSince = now;
-    },
-  },
-};
-
-export const POLICIES: Readonly<Record<PolicyName, Policy>> = { fcfs, priority, vtc, mlfq };
 /** Insert into a list that is sorted by the policy. O(log n) comparisons. */
 export function insertRanked<T extends Ranked>(list: T[], item: T, policy: Policy): void {
   list.splice(position(list, item, policy), 0, item);
@@ -140,7 +97,8 @@ export function removeRanked<T extends Ranked>(list: T[], item: T, policy: Polic
   list.splice(at, 1);
 }
 
-function position<T extends Ranked>(list: readonly T[], item: T, policy: Policy): number {
+/** How many of a list that is sorted by the policy rank above the item, which need not be in it. O(log n). */
+export function position<T extends Ranked>(list: readonly T[], item: T, policy: Policy): number {
   let low = 0;
   let high = list.length;
   while (low < high) {

@@ -5,7 +5,7 @@
 import type { Copy } from './reuse.js';
 import { type Acts, enter, type Flight, type FlightPart, fullBlocks, newOwner, type Request, type State } from './state.js';
 import { runsBetween, singleRuns } from './transfers.js';
-import type { BlockName, Copies, Direction, TransferId } from './types.js';
+import type { BlockName, Cause, Copies, Direction, TransferId } from './types.js';
 
 export function directionOf(type: Flight['type']): Direction {
   return type === 'swapOut' || type === 'mirror' ? 'out' : 'in';
@@ -26,7 +26,7 @@ export function takeOff(
   const dueAt = Math.max(state.now, state.linkFreeAt[direction]) + micros;
   state.linkFreeAt[direction] = dueAt;
   state.transfers += 1;
-  const flight: Flight = { transfer: state.transfers, type, runs: runs.length, blocks, parts, dueAt };
+  const flight: Flight = { transfer: state.transfers, type, runs: runs.length, blocks, parts, since: state.now, dueAt };
   state.flights.set(flight.transfer, flight);
   state.inFlight[direction] += 1;
   if (type === 'mirror' || type === 'prefetch') state.ahead.add(flight);
@@ -135,13 +135,13 @@ export function leaveDevice(state: State, request: Request, warm: boolean): void
 }
 
 /** Gives up the KV of a request that is in no step and no swap; it queues again with its rank unchanged. */
-export function recompute(state: State, request: Request, acts: Acts): void {
+export function recompute(state: State, request: Request, cause: Cause, acts: Acts): void {
   leaveCopies(state, request);
   leaveDevice(state, request, true);
   request.computed = 0;
   request.resumeAs = 'prefilling';
   enter(state, request, 'queued');
-  acts.before.push({ type: 'recompute', id: request.id });
+  acts.before.push({ type: 'recompute', id: request.id, cause });
 }
 
 /** Sends what the host lacks of a request that has ended, and releases its device blocks when that has landed. */

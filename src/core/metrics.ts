@@ -2,6 +2,7 @@
  * fold(event, effects) -> counters and histograms: what /metrics, benches and tests read. Pure: time is the `at` of the
  * events, so a replay yields the same numbers. It remembers what lives (requests, transfers in flight) and no one that has ended.
  */
+import { type TenantCount, TenantCounts } from './tenants.js';
 import type { Direction, Effect, Event, Micros, Outcome, Phase, RequestId, StepItem, TransferId } from './types.js';
 
 /** counts[i] values were <= bounds[i] and > bounds[i - 1]; the last count is the overflow. */
@@ -117,8 +118,18 @@ class MicrosHistogram {
   }
 }
 
-interface LiveRequest {
+/** Of a live request, what the core's state does not remember. */
+export interface Glance {
+  /** The first of its labels, else ''. */
+  readonly label: string;
   readonly arrivedAt: Micros;
+  /** When it entered its phase. */
+  since: Micros;
+  preemptions: number;
+}
+
+interface LiveRequest extends Glance {
+  readonly tenant: TenantCount;
   readonly promptTokens: number;
   phase: Phase;
   /** The phase in which it runs when it is not swapped. */
@@ -154,6 +165,9 @@ export class MetricsFold {
     'swapping-in': 0,
     done: 0,
   };
+  /** How often each way between two phases was gone: `queued>prefilling`. */
+  readonly #transitions = new Map<string, number>();
+  readonly #tenants = new TenantCounts();
   readonly #byOutcome: Record<Outcome, number> = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
   readonly #ttft = new MicrosHistogram(REQUEST_BOUNDS);
   readonly #tbt = new MicrosHistogram(STEP_BOUNDS);
@@ -224,6 +238,21 @@ export class MetricsFold {
     };
   }
 
+  /** How often each way between two phases was gone, from the start: `queued>prefilling`. */
+  transitions(): Readonly<Record<string, number>> {
+    return Object.fromEntries(this.#transitions);
+  }
+
+  /** Of a live request, for a board. */
+  glance(id: RequestId): Readonly<Glance> {
+    return this.#living(id);
+  }
+
+  /** Of who lives, and of the last that went. */
+  tenants(): readonly TenantCount[] {
+    return this.#tenants.all();
+  }
+
   /** Mean time from first admission to end; 1 before anyone has ended. */
   meanServiceSeconds(): number {
     const [all, queued] = [this.#request.seconds(), this.#queue.seconds()];
@@ -235,8 +264,12 @@ export class MetricsFold {
       case 'arrived':
         this.#live.set(event.id, {
           arrivedAt: event.at,
+          tenant: this.#tenants.came(event.tenant),
+          label: event.labels[0] ?? '',
           promptTokens: event.promptTokens,
           phase: 'queued',
+          since: event.at,
+          preemptions: 0,
           runningPhase: 'prefilling',
           admitted: false,
           cachedPromptTokens: 0,
@@ -275,32 +308,30 @@ export class MetricsFold {
         return;
       case 'admit':
         this.#admit(this.#living(effect.id), effect, at);
-        this.#enter(this.#living(effect.id), 'prefilling');
+        this.#enter(this.#living(effect.id), 'prefilling', at);
         return;
       case 'prefilled':
-        this.#prefilled(this.#living(effect.id));
+        this.#prefilled(this.#living(effect.id), at);
         return;
       case 'swapOut':
-        this.#swappedOut(effect.blocks, effect.held);
         this.#start(effect);
-        this.#enter(this.#living(effect.id), 'swapping-out');
+        this.#swapOut(this.#living(effect.id), 'swapping-out', effect.blocks, effect.held, at);
         return;
       case 'park':
-        this.#swappedOut(0, effect.held);
         this.#counts.parked++;
-        this.#enter(this.#living(effect.id), 'swapped');
+        this.#swapOut(this.#living(effect.id), 'swapped', 0, effect.held, at);
         return;
       case 'swapIn': {
         const request = this.#living(effect.id);
         if (request.phase === 'queued') this.#admit(request, effect, at);
         this.#start(effect);
-        this.#enter(request, 'swapping-in');
+        this.#enter(request, 'swapping-in', at);
         return;
       }
       case 'resume': {
         const request = this.#living(effect.id);
         this.#counts.resumedWithoutCopy++;
-        this.#enter(request, request.runningPhase);
+        this.#enter(request, request.runningPhase, at);
         return;
       }
       case 'mirror':
@@ -309,19 +340,22 @@ export class MetricsFold {
         return;
       case 'settled': {
         const request = this.#living(effect.id);
-        this.#enter(request, request.phase === 'swapping-out' ? 'swapped' : request.runningPhase);
+        this.#enter(request, request.phase === 'swapping-out' ? 'swapped' : request.runningPhase, at);
         return;
       }
-      case 'recompute':
+      case 'recompute': {
+        const request = this.#living(effect.id);
         this.#preemptions.recompute++;
-        this.#enter(this.#living(effect.id), 'queued');
+        request.preemptions++;
+        this.#enter(request, 'queued', at);
         return;
+      }
       case 'finish':
         this.#request.observe(at - this.#living(effect.id).arrivedAt);
-        this.#end(effect.id, effect.outcome);
+        this.#end(effect.id, effect.outcome, at);
         return;
       case 'reject':
-        this.#end(effect.id, 'rejected');
+        this.#end(effect.id, 'rejected', at);
         return;
     }
   }
@@ -337,7 +371,9 @@ export class MetricsFold {
     this.#counts.cachedTokens += cachedTokens;
   }
 
-  #swappedOut(sent: number, held: number): void {
+  #swapOut(request: LiveRequest, phase: Phase, sent: number, held: number, at: Micros): void {
+    request.preemptions++;
+    this.#enter(request, phase, at);
     this.#preemptions.swap++;
     this.#counts.blocksSent += sent;
     this.#counts.blocksHeld += held;
@@ -347,9 +383,9 @@ export class MetricsFold {
     this.#inFlight.set(transfer, { kind: type, direction, runs: runs.length, blocks });
   }
 
-  #prefilled(request: LiveRequest): void {
+  #prefilled(request: LiveRequest, at: Micros): void {
     request.runningPhase = 'decoding';
-    this.#enter(request, 'decoding');
+    this.#enter(request, 'decoding', at);
   }
 
   #token(request: LiveRequest, at: Micros): void {
@@ -361,6 +397,7 @@ export class MetricsFold {
       this.#counts.cachedPromptTokens += request.cachedPromptTokens;
     }
     request.lastTokenAt = at;
+    request.tenant.generatedTokens++;
     this.#counts.generatedTokens++;
   }
 
@@ -392,14 +429,19 @@ export class MetricsFold {
     return request;
   }
 
-  #enter(request: LiveRequest, phase: Phase): void {
+  #enter(request: LiveRequest, phase: Phase, at: Micros): void {
     this.#byPhase[request.phase]--;
     this.#byPhase[phase]++;
+    const way = `${request.phase}>${phase}`;
+    this.#transitions.set(way, (this.#transitions.get(way) ?? 0) + 1);
     request.phase = phase;
+    request.since = at;
   }
 
-  #end(id: RequestId, outcome: Outcome): void {
-    this.#enter(this.#living(id), 'done');
+  #end(id: RequestId, outcome: Outcome, at: Micros): void {
+    const request = this.#living(id);
+    this.#enter(request, 'done', at);
+    this.#tenants.went(request.tenant);
     this.#live.delete(id);
     this.#byOutcome[outcome]++;
   }

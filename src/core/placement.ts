@@ -19,12 +19,13 @@ import {
   knownTokens,
   newOwner,
   type Request,
-  resort,
+  rank,
   type State,
   waitingCount,
 } from './state.js';
-import type { BlockName } from './types.js';
+import type { BlockName, Cause } from './types.js';
 import type { Warm } from './warm.js';
+import { isRipe } from './worth.js';
 
 /**
  * Everything that can be decided now. Running requests may be preempted only while no step is in flight. `linkFreed`: a
@@ -70,7 +71,7 @@ function growDecoding(state: State, acts: Acts): void {
     const victim = state.active[state.active.length - 1] as Request;
     // The last in rank gives way, unless what blocks it is a copy that will soon be a running request of lower rank.
     if (isHeldUp(state, victim) || (victim === request && state.flights.size > 0)) break;
-    preempt(state, victim, acts);
+    preempt(state, victim, { why: 'growth', by: request.id }, acts);
   }
 }
 
@@ -86,7 +87,7 @@ function preemptAhead(state: State, acts: Acts): void {
     trimCopies(state, last);
     const spare = state.copies.spare - last.copies.filter(({ pins, chains }) => pins === chains).length; // its own are no room for it
     if (state.host.free + spare < blocksFor(last.computed) - last.copies.length) return;
-    if (!sendOff(state, last, acts)) return;
+    if (!sendOff(state, last, { why: 'crowded', by: null }, acts)) return;
   }
 }
 
@@ -97,10 +98,10 @@ function preemptAhead(state: State, acts: Acts): void {
 function startWaiting(state: State, acts: Acts, mayPreempt: boolean): void {
   const waitsForStep = () => state.limits.mechanism.oneWay && state.leftSinceStep && state.active.length > 0;
   if (waitsForStep()) return;
-  const promised = { blocks: 0, queued: 0, swapped: 0 };
+  const promised = { ...NOTHING_PROMISED };
   for (;;) {
     const next = nextWaiting(state, promised);
-    if (next === null || next.flight !== null || leavesBehindABetter(state, next)) return;
+    if (next === null || next.flight !== null || betterLeaving(state, next) !== null || hasJustLeft(state, next)) return;
     const startable = () => promised.blocks === 0 && !waitsForStep();
     if (startable() && start(state, next, acts)) continue;
     if (state.limits.mechanism.paced && linkIsFull(state, next)) return;
@@ -112,27 +113,36 @@ function startWaiting(state: State, acts: Acts, mayPreempt: boolean): void {
 }
 
 /**
+ * It gave way in this very decision, to more than its own room: what is left might take it again, because who computes a
+ * prompt is not expected to grow. It would have to leave at the next step.
+ */
+function hasJustLeft({ limits, now, active }: State, { admitted, waitingSince }: Request): boolean {
+  return limits.mechanism.weighed && admitted && waitingSince === now && active.length > 0;
+}
+
+/**
  * The link has enough to bring in until the next step ends. Those who are to make room compute meanwhile: nobody waits
  * longer for that, since what is to come would wait for the link.
  */
-function linkIsFull(state: State, { id, phase, computed }: Request): boolean {
+export function linkIsFull(state: State, { id, phase, computed }: Request): boolean {
   const needed = phase === 'swapped' && state.device.table(id).length < blocksFor(computed);
   return needed && state.linkFreeAt.in > state.now + state.stepMicros;
 }
 
 type Promised = Readonly<Record<'blocks' | 'queued' | 'swapped', number>>;
+export const NOTHING_PROMISED: Promised = { blocks: 0, queued: 0, swapped: 0 };
 
 /** The highest rank of those who wait, behind those to whom room is promised. */
-function nextWaiting({ queued, swapped, policy }: State, promised: Promised): Request | null {
+export function nextWaiting({ queued, swapped, policy }: State, promised: Promised): Request | null {
   const [a, b] = [queued[promised.queued], swapped[promised.swapped]];
   if (a === undefined || b === undefined) return a ?? b ?? null;
   return policy.compare(a, b) < 0 ? a : b;
 }
 
-/** Someone of higher rank is on the way out and will wait at the head of the line: nobody slips past meanwhile. */
-function leavesBehindABetter({ leaving, policy }: State, first: Request): boolean {
+/** Someone of higher rank who is on the way out and will wait at the head of the line: nobody slips past meanwhile. */
+export function betterLeaving({ leaving, policy }: State, first: Request): Request | null {
   const better = leaving.find(({ ending }) => ending === null);
-  return better !== undefined && policy.compare(better, first) < 0;
+  return better !== undefined && policy.compare(better, first) < 0 ? better : null;
 }
 
 /** Blocks for all that is known of a request and the token after it. */
@@ -144,14 +154,28 @@ function blocksToRun(request: Request): number {
 function start(state: State, request: Request, acts: Acts): boolean {
   const running = state.active.length + state.arriving;
   if (running >= state.limits.maxRunning) return false;
-  const found = request.phase === 'queued' ? findPrefix(state, request) : null;
-  const own = found === null ? state.device.table(request.id).length : (found.warm?.blocks ?? 0);
-  const need = blocksToRun(request) - own;
-  const room = deviceRoom(state) - own - need;
-  if (room < headroomBlocks(running) || room < soonBlocks(state)) return false;
+  const { found, need, room, kept } = claimOf(state, request, running);
+  if (room < need + kept) return false;
   if (found === null) swapIn(state, request, need, acts);
   else admit(state, request, found, need, acts);
   return true;
+}
+
+/** What a waiting request needs of the device's blocks to start, and how many it could have. */
+interface Claim {
+  /** Of a queued one. */
+  readonly found: Prefix | null;
+  readonly need: number;
+  readonly room: number;
+  /** Of the room: not to be used, for the growth of those who run. */
+  readonly kept: number;
+}
+
+export function claimOf(state: State, request: Request, running: number): Claim {
+  const found = request.phase === 'queued' ? findPrefix(state, request) : null;
+  const own = found === null ? state.device.table(request.id).length : (found.warm?.blocks ?? 0);
+  const kept = Math.max(headroomBlocks(running), soonBlocks(state));
+  return { found, need: blocksToRun(request) - own, room: deviceRoom(state) - own, kept };
 }
 
 interface Prefix {
@@ -196,8 +220,7 @@ function admit(state: State, request: Request, { warm, host }: Prefix, need: num
 function firstAdmission(state: State, request: Request): void {
   if (request.admitted) return;
   request.admitted = true;
-  state.policy.accounting?.admitted(request);
-  if (state.policy.accounting !== null) resort(state);
+  if (state.policy.accounting?.admitted(request) === true) rank(state);
 }
 
 function swapIn(state: State, request: Request, need: number, acts: Acts): void {
@@ -227,6 +250,22 @@ function fly(state: State, request: Request, held: number, cachedTokens: number,
  * those to whom room is promised. Preempts nobody where that would not suffice.
  */
 function makeRoom(state: State, claimant: Request, promised: Promised, acts: Acts): boolean {
+  const victims = victimsOf(state, claimant, promised, (victim) => !isRipe(state, victim) || isHeldUp(state, victim));
+  if (victims === null) return false;
+  for (const victim of victims) preempt(state, victim, { why: 'outranked', by: claimant.id }, acts);
+  return true;
+}
+
+/**
+ * Whom `makeRoom` would preempt: perhaps nobody, where enough is on its way out; null where it would not suffice. Who `stays`
+ * cannot leave now, and nobody above it leaves in its stead.
+ */
+export function victimsOf(
+  state: State,
+  claimant: Request,
+  promised: Promised,
+  stays: (victim: Request) => boolean,
+): Request[] | null {
   const { device } = state;
   const need = blocksToRun(claimant) - device.table(claimant.id).length;
   let running = state.active.length + state.arriving + promised.queued + promised.swapped;
@@ -236,15 +275,13 @@ function makeRoom(state: State, claimant: Request, promised: Promised, acts: Act
   const victims: Request[] = [];
   for (let index = state.active.length - 1; index >= 0 && !fits(); index -= 1) {
     const victim = state.active[index] as Request;
-    if (!state.policy.outranks(claimant, victim) || isHeldUp(state, victim)) break;
+    if (!state.policy.outranks(claimant, victim) || stays(victim)) break;
     victims.push(victim);
     running -= 1;
     room += device.table(victim.id).length;
     soon -= soonBlocksOf(state, victim);
   }
-  if (!fits()) return false;
-  for (const victim of victims) preempt(state, victim, acts);
-  return true;
+  return fits() ? victims : null;
 }
 
 /**
@@ -258,12 +295,12 @@ function isHeldUp(state: State, victim: Request): boolean {
 }
 
 /** Takes a request off the device: the host gets what it lacks of its KV, or the KV is given up where there is no room. */
-function preempt(state: State, victim: Request, acts: Acts): void {
-  if (!sendOff(state, victim, acts)) recompute(state, victim, acts);
+function preempt(state: State, victim: Request, cause: Cause, acts: Acts): void {
+  if (!sendOff(state, victim, cause, acts)) recompute(state, victim, cause, acts);
 }
 
 /** The host gets what it lacks; false where that is not to be, or there is no room. */
-function sendOff(state: State, victim: Request, acts: Acts): boolean {
+function sendOff(state: State, victim: Request, cause: Cause, acts: Acts): boolean {
   const { mechanism } = state.limits;
   const blocks = blocksFor(victim.computed);
   if (blocks === 0 || mechanism.preemption === 'recompute') return false;
@@ -284,12 +321,12 @@ function sendOff(state: State, victim: Request, acts: Acts): boolean {
   victim.resumeAs = victim.phase === 'decoding' ? 'decoding' : 'prefilling';
   state.leftSinceStep = true;
   state.device.truncate(victim.id, blocks);
-  leave(state, victim, held, added, acts);
+  leave(state, victim, held, added, cause, acts);
   return true;
 }
 
 /** Sends the last blocks on their way; those before them are on the host already. */
-function leave(state: State, victim: Request, held: number, added: readonly Copy[], acts: Acts): void {
+function leave(state: State, victim: Request, held: number, added: readonly Copy[], cause: Cause, acts: Acts): void {
   const { device, limits } = state;
   const owner = newOwner(state);
   if (added.length > 0) {
@@ -300,10 +337,10 @@ function leave(state: State, victim: Request, held: number, added: readonly Copy
     const plan = takeOff(state, 'swapOut', from, blocksOf(added), [
       { owner, request: victim, from: 0, copies: added, release: false },
     ]);
-    acts.moves.push({ type: 'swapOut', id: victim.id, held, ...plan });
+    acts.moves.push({ type: 'swapOut', id: victim.id, held, cause, ...plan });
   } else {
     enter(state, victim, 'swapped');
-    acts.before.push({ type: 'park', id: victim.id, held });
+    acts.before.push({ type: 'park', id: victim.id, held, cause });
   }
   if (held === 0) return;
   if (limits.mechanism.partial) state.residents.set(victim, held);
@@ -333,6 +370,6 @@ function hostRoom(state: State, victim: Request, names: readonly (BlockName | nu
     }
   }
   if (room < names.length) return null;
-  for (const loser of losers) recompute(state, loser, acts);
+  for (const loser of losers) recompute(state, loser, { why: 'host', by: victim.id }, acts);
   return add();
 }

@@ -4,7 +4,7 @@
  */
 import type { PolicyName } from './types.js';
 
-/** How KV is allocated, moved and kept. Each field is one switch. */
+/** How KV is allocated, moved and kept, and when ranks are acted on. Each field is one switch. */
 export interface Mechanism {
   /** Neighbouring blocks are one copy (block groups); else every block is a copy of its own. */
   readonly groups: boolean;
@@ -36,6 +36,18 @@ export interface Mechanism {
   readonly copying: 'direct' | 'staged' | 'layered';
   /** Both directions at the same time. */
   readonly duplex: boolean;
+  /**
+   * Most tokens that a request may be ahead before it gives way to one that is nearly equal in rank (`fair` and `edf`): how
+   * many it is follows from what a switch is predicted to cost. 0: any difference in rank suffices.
+   */
+  readonly quantumTokens: number;
+  /** Nobody gives way for another's sake before it has had the device for longer than the switch is predicted to cost. */
+  readonly weighed: boolean;
+  /** Whoever has had no step for so long goes first (`fair`, `priority`, `edf`). 0: nobody does. */
+  readonly starvationSeconds: number;
+  /** Of the counters of `vtc` and `fair`: what a prompt token and a generated one cost. */
+  readonly promptPrice: number;
+  readonly tokenPrice: number;
 }
 
 export type Switch = keyof Mechanism;
@@ -64,6 +76,11 @@ const VLLM_03: Mechanism = {
   oneWay: true,
   copying: 'direct',
   duplex: false,
+  quantumTokens: 0,
+  weighed: false,
+  starvationSeconds: 0,
+  promptPrice: 1,
+  tokenPrice: 2,
 };
 
 const DEFAULT: Mechanism = {
@@ -82,6 +99,11 @@ const DEFAULT: Mechanism = {
   oneWay: false,
   copying: 'direct',
   duplex: true,
+  quantumTokens: 64,
+  weighed: true,
+  starvationSeconds: 60,
+  promptPrice: 1,
+  tokenPrice: 2,
 };
 
 export const PRESETS = {
@@ -135,7 +157,7 @@ export const PRESETS = {
   },
   default: {
     mechanism: DEFAULT,
-    policy: 'fcfs',
+    policy: 'fair',
     about: 'Ours: all of FastSwitch on cross-layer blocks, and mirroring, prefetch, partial preemption, warm blocks.',
   },
 } as const satisfies Readonly<Record<string, Preset>>;
@@ -160,6 +182,11 @@ const SWITCH_VALUES: Readonly<Record<Switch, readonly string[] | 'integer' | 'bo
   oneWay: 'boolean',
   copying: ['direct', 'staged', 'layered'],
   duplex: 'boolean',
+  quantumTokens: 'integer',
+  weighed: 'boolean',
+  starvationSeconds: 'integer',
+  promptPrice: 'integer',
+  tokenPrice: 'integer',
 };
 
 export interface ParsedPreset {
@@ -202,7 +229,7 @@ function applySwitch(changed: Record<string, unknown>, sign: '+' | '-', key: Swi
     return null;
   }
   if (allowed === 'integer') {
-    if (sign === '-' || value === undefined || !/^\d{1,6}$/.test(value)) return `write +${key}=60, or another number of blocks`;
+    if (sign === '-' || value === undefined || !/^\d{1,6}$/.test(value)) return `write +${key}=60, or another number`;
     changed[key] = Number(value);
     return null;
   }

@@ -15,12 +15,13 @@ import {
   type Flight,
   forget,
   type Request,
+  rank,
   rerank,
-  resort,
   type State,
   waitingCount,
 } from './state.js';
 import type { AbortReason, Effect, EmittedToken, Event, Outcome, SteppedItem } from './types.js';
+import { nextQuantum } from './worth.js';
 
 type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
 
@@ -29,6 +30,7 @@ export function decide(state: State, event: Event): Effect[] {
   const acts: Acts = { before: [], step: null, moves: [] };
   state.now = event.at;
   apply(state, event, acts);
+  if (state.unranked) rank(state); // somebody's place in a line was taken by those behind
   place(state, acts, event.type === 'landed' || event.type === 'transferFailed');
   if (acts.step !== null) acts.before.push(acts.step);
   return acts.moves.length === 0 ? acts.before : acts.before.concat(acts.moves);
@@ -50,6 +52,8 @@ function apply(state: State, event: Event, acts: Acts): void {
       return transferFailed(state, event, acts);
     case 'reprioritized':
       return reprioritized(state, event);
+    case 'reweighted':
+      return reweighted(state, event);
     case 'draining':
       state.draining = true;
       return;
@@ -58,19 +62,34 @@ function apply(state: State, event: Event, acts: Acts): void {
 
 /** One by one where they are few; a whole reshuffle is cheaper sorted at once. */
 function reprioritized(state: State, { items }: EventOf<'reprioritized'>): void {
-  const few = items.length < state.requests.size / 16;
-  for (const { id, priority } of items) {
+  const few = state.policy.accounting === null && items.length < state.requests.size / 16;
+  for (const { id, priority, deadlines } of items) {
     const request = state.requests.get(id);
     if (request === undefined) continue;
+    request.deadlines = deadlines ?? request.deadlines;
     if (few) rerank(state, request, priority);
     else request.priority = priority;
   }
-  if (!few) resort(state);
+  if (!few) rank(state);
+}
+
+/** What was served stays as it was counted; the weight counts from now on. */
+function reweighted(state: State, { tenant, weight }: EventOf<'reweighted'>): void {
+  requireWeight(tenant, weight);
+  const account = state.accounts.get(tenant);
+  if (account === undefined || account.live === 0) return;
+  account.weight = weight;
+  rank(state);
+}
+
+function requireWeight(tenant: string, weight: number): void {
+  if (!(weight > 0 && Number.isFinite(weight))) throw new Error(`the weight of tenant "${tenant}" is ${weight}`);
 }
 
 function arrived(state: State, event: EventOf<'arrived'>, acts: Acts): void {
   if (state.requests.has(event.id)) throw new Error(`request ${event.id} arrived twice`);
   if (event.promptTokens < 1 || event.maxTokens < 1) throw new Error(`request ${event.id} has nothing to compute or to generate`);
+  requireWeight(event.tenant, event.weight);
   const reject = (code: 'queue_full' | 'draining' | 'too_large') => acts.before.push({ type: 'reject', id: event.id, code });
   if (state.draining) return void reject('draining');
   if (blocksFor(event.promptTokens + event.maxTokens) > state.limits.deviceBlocks) return void reject('too_large');
@@ -133,6 +152,7 @@ function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
     }
     if (item.token < 0) continue;
     if (request.phase === 'prefilling') prefilled.push(request);
+    if (request.firstTokenAt < 0) request.firstTokenAt = event.at;
     const outcome = takeToken(request, item, tokens);
     if (outcome !== null) ended.push({ request, outcome });
   }
@@ -149,12 +169,15 @@ function stepped(state: State, event: EventOf<'stepped'>, acts: Acts): void {
 function charge(state: State, event: EventOf<'stepped'>): void {
   const { accounting } = state.policy;
   if (accounting === null) return;
-  for (const { id, token } of event.items) {
+  for (const { id, count, token } of event.items) {
     const request = state.requests.get(id);
-    if (request !== undefined) accounting.served(request, token < 0 ? 0 : 1, event.micros);
+    if (request === undefined) continue;
+    request.servedAt = event.at;
+    accounting.served(request, { computed: count, sampled: token < 0 ? 0 : 1, micros: event.micros, now: event.at });
   }
   for (const waiting of [state.queued, state.swapped]) for (const request of waiting) accounting.waited(request, event.at);
-  resort(state);
+  state.quantum = nextQuantum(state);
+  rank(state);
 }
 
 /** Counts a sampled token; a stop token ends the request and is still emitted, so that the face sees the whole. */
@@ -202,6 +225,6 @@ function transferFailed(state: State, event: EventOf<'transferFailed'>, acts: Ac
   crash(state, flight);
   if (flight.type === 'mirror' || flight.type === 'prefetch') return;
   const request = swappedBy(flight);
-  recompute(state, request, acts);
+  recompute(state, request, { why: 'failed', by: null }, acts);
   if (request.ending !== null) finish(state, request, request.ending, null, acts);
 }

@@ -2,14 +2,28 @@
  * What the core knows: the live requests, the two memories, what is in flight. Data, its elementary changes, its
  * invariants; decisions are in `scheduler.ts` (events) and `placement.ts` (rank and room).
  */
+import { type Account, Accounts } from './accounts.js';
 import { BlockMemory } from './blocks.js';
 import { BLOCK_TOKENS } from './config.js';
 import { CostModel, type StepFeatures } from './cost.js';
-import { type Account, insertRanked, POLICIES, type Policy, removeRanked } from './fairness.js';
+import { insertRanked, type Policy, type Quantum, removeRanked } from './fairness.js';
+import { policyOf } from './policies.js';
 import type { Mechanism } from './presets.js';
 import { Residents } from './residents.js';
 import { type Copy, HostCopies } from './reuse.js';
-import type { Arrival, BlockName, Effect, Micros, Outcome, Phase, PolicyName, RequestId, StepId, TransferId } from './types.js';
+import type {
+  Arrival,
+  BlockName,
+  Deadlines,
+  Effect,
+  Micros,
+  Outcome,
+  Phase,
+  PolicyName,
+  RequestId,
+  StepId,
+  TransferId,
+} from './types.js';
 import { WarmBlocks } from './warm.js';
 
 export interface Request {
@@ -17,10 +31,23 @@ export interface Request {
   readonly promptTokens: number;
   readonly maxTokens: number;
   readonly account: Account;
+  readonly arrivedAt: Micros;
   priority: number;
+  deadlines: Deadlines;
   level: number;
   levelMicros: Micros;
   waitingSince: Micros;
+  tag: number;
+  place: number;
+  paid: number;
+  due: Micros;
+  lifted: boolean;
+  liftedMicros: Micros;
+  servedAt: Micros;
+  firstTokenAt: Micros;
+  /** When it last came onto the device, and when it last began to decode. */
+  deviceSince: Micros;
+  decodingSince: Micros;
   phase: Phase;
   /** Where a swapped request goes on. */
   resumeAs: 'prefilling' | 'decoding';
@@ -63,7 +90,8 @@ export interface Flight {
   readonly runs: number;
   readonly blocks: number;
   readonly parts: readonly FlightPart[];
-  /** When it is expected to land. */
+  /** When it was decided, and when it is expected to land. */
+  readonly since: Micros;
   readonly dueAt: Micros;
 }
 
@@ -83,7 +111,7 @@ export interface State {
   readonly policy: Policy;
   readonly cost: CostModel;
   readonly requests: Map<RequestId, Request>;
-  readonly accounts: Map<string, Account>;
+  readonly accounts: Accounts;
   /** Those who wait, in rank order: to be computed (again), and with their KV on the host. */
   readonly queued: Request[];
   readonly swapped: Request[];
@@ -118,6 +146,10 @@ export interface State {
   stepDueAt: Micros;
   /** What the last step took. */
   stepMicros: Micros;
+  /** Somebody has ended since ranks were made. */
+  unranked: boolean;
+  /** How far ranks have to be apart. */
+  quantum: Quantum;
   /** Most prompt tokens in a step in which others decode, where chunks are balanced. */
   chunkTokens: number;
   steps: StepId;
@@ -131,15 +163,19 @@ export interface State {
   draining: boolean;
 }
 
+/** Before anything is known of the machine: a block. */
+const QUANTUM_TOKENS = 16;
+
 export function createState(limits: Limits): State {
   const device = new BlockMemory(limits.deviceBlocks);
   const host = new BlockMemory(limits.hostBlocks);
+  const accounts = new Accounts();
   return {
     limits,
-    policy: POLICIES[limits.policy],
+    policy: policyOf(limits.policy, limits, accounts),
     cost: new CostModel(),
     requests: new Map(),
-    accounts: new Map(),
+    accounts,
     queued: [],
     swapped: [],
     active: [],
@@ -162,6 +198,8 @@ export function createState(limits: Limits): State {
     stepFeatures: { prefillTokens: 0, decodeSequences: 0, contextTokens: 0 },
     stepDueAt: 0,
     stepMicros: 0,
+    unranked: false,
+    quantum: { tokens: Math.min(QUANTUM_TOKENS, limits.mechanism.quantumTokens), micros: 0 },
     chunkTokens: limits.maxBatchTokens,
     steps: 0,
     transfers: 0,
@@ -206,18 +244,28 @@ export function waitingCount(state: State): number {
 
 /** A newcomer joins those who wait. */
 export function adopt(state: State, arrival: Arrival): void {
-  const account = state.accounts.get(arrival.tenant) ?? { tenant: arrival.tenant, served: 0, live: 0 };
-  state.accounts.set(arrival.tenant, account);
-  account.live += 1;
+  const account = state.accounts.open(arrival.tenant, arrival.weight);
   const request: Request = {
     id: arrival.id,
     promptTokens: arrival.promptTokens,
     maxTokens: arrival.maxTokens,
     account,
+    arrivedAt: state.now,
     priority: arrival.priority,
+    deadlines: { ttftMicros: arrival.ttftMicros, tbtMicros: arrival.tbtMicros },
     level: 0,
     levelMicros: 0,
     waitingSince: state.now,
+    tag: 0,
+    place: 0,
+    paid: 0,
+    due: 0,
+    lifted: false,
+    liftedMicros: 0,
+    servedAt: state.now,
+    firstTokenAt: -1,
+    deviceSince: state.now,
+    decodingSince: state.now,
     phase: 'queued',
     resumeAs: 'prefilling',
     admitted: false,
@@ -233,19 +281,28 @@ export function adopt(state: State, arrival: Arrival): void {
   const { accounting } = state.policy;
   if (accounting !== null) {
     const features = { prefillTokens: arrival.promptTokens, decodeSequences: 0, contextTokens: arrival.promptTokens };
-    accounting.arrived(request, state.accounts.values(), state.cost.predictStep(features));
-    resort(state);
+    accounting.arrived(request, state.cost.predictStep(features));
+    rank(state);
   }
+  account.waiting += 1;
   state.requests.set(request.id, request);
   insertRanked(state.queued, request, state.policy);
 }
 
 /** It has ended: nobody's any more. */
 export function forget(state: State, request: Request): void {
+  const { accounting } = state.policy;
   state.requests.delete(request.id);
-  const { account } = request;
-  account.live -= 1;
-  if (account.live === 0 && state.policy.accounting === null) state.accounts.delete(account.tenant);
+  if (accounting !== null) {
+    accounting.ended(request);
+    state.unranked = true;
+  }
+  state.accounts.close(request.account, accounting?.remembers ?? false);
+}
+
+/** Off the device, or on its way out. */
+function isWaiting(phase: Phase): boolean {
+  return phase === 'queued' || phase === 'swapped' || phase === 'swapping-out';
 }
 
 /** The list a phase lives in; those that swap in are in none. */
@@ -266,6 +323,10 @@ export function enter(state: State, request: Request, phase: Phase): void {
     if (to !== null) insertRanked(to, request, state.policy);
     if (from === state.active) request.waitingSince = state.now;
   }
+  if (from !== to && to === state.active) request.deviceSince = state.now;
+  if (phase === 'decoding') request.decodingSince = state.now;
+  if (isWaiting(request.phase)) request.account.waiting -= 1;
+  if (isWaiting(phase)) request.account.waiting += 1;
   if (from === state.active || to === state.active) state.soonBlocks = null;
   if (request.phase === 'swapping-in') state.arriving -= 1;
   if (phase === 'swapping-in') state.arriving += 1;
@@ -280,7 +341,9 @@ export function rerank(state: State, request: Request, priority: number): void {
   if (list !== null) insertRanked(list, request, state.policy);
 }
 
-/** Ranks have changed by themselves. */
-export function resort(state: State): void {
+/** Ranks are made anew of what was noted, and the lists sorted by them. */
+export function rank(state: State): void {
+  state.unranked = false;
+  state.policy.accounting?.rank(state.quantum);
   for (const list of [state.queued, state.swapped, state.active, state.leaving]) list.sort(state.policy.compare);
 }

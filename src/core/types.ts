@@ -23,7 +23,7 @@ export type Micros = number;
  */
 export type BlockName = string;
 
-export type PolicyName = 'fcfs' | 'priority' | 'vtc' | 'mlfq';
+export type PolicyName = 'fcfs' | 'priority' | 'vtc' | 'fair' | 'mlfq' | 'edf';
 
 /** The states of a request, exactly; `running` is split into its two phases. */
 export type Phase = 'queued' | 'prefilling' | 'decoding' | 'swapping-out' | 'swapped' | 'swapping-in' | 'done';
@@ -60,23 +60,37 @@ export interface SteppedItem {
   readonly name: BlockName | null;
 }
 
+/** What was promised of a request's pace; null is nothing. What the policy `edf` goes by. */
+export interface Deadlines {
+  /** Most time from its arrival to its first token. */
+  readonly ttftMicros: Micros | null;
+  /** Its n-th token after the first is due n times this after the first. */
+  readonly tbtMicros: Micros | null;
+}
+
 /** A new request as the core sees it: lengths, never token ids. */
-export interface Arrival {
+export interface Arrival extends Deadlines {
   readonly id: RequestId;
+  /** What the world calls it: the ids of its answer and of its HTTP request. Nothing is decided on them. */
+  readonly labels: readonly string[];
   readonly promptTokens: number;
   /** Most tokens to generate, at least 1; prompt and these fit the context. */
   readonly maxTokens: number;
-  /** Lower is served first. */
+  /** Lower is served first; under `fair` among the requests of its tenant. */
   readonly priority: number;
   readonly tenant: string;
+  /** The share of its tenant, above 0; the last word about a tenant holds for all of its requests. */
+  readonly weight: number;
   /** The names of the full blocks of its prompt, in order: floor(promptTokens / BLOCK_TOKENS). */
   readonly names: readonly BlockName[];
 }
 
-/** A new priority; of no effect on a request that has ended. */
+/** A new priority, and perhaps new deadlines; of no effect on a request that has ended. */
 export interface Reprioritized {
   readonly id: RequestId;
   readonly priority: number;
+  /** Left out: as they were. */
+  readonly deadlines?: Deadlines;
 }
 
 /** Outside facts: the only records a journal needs. `at` is stamped at the door. */
@@ -94,6 +108,8 @@ export type Event =
   | { readonly type: 'landed'; readonly at: Micros; readonly transfer: TransferId; readonly micros: Micros }
   | { readonly type: 'transferFailed'; readonly at: Micros; readonly transfer: TransferId; readonly error: string }
   | { readonly type: 'reprioritized'; readonly at: Micros; readonly items: readonly Reprioritized[] }
+  /** Of a tenant with live requests; where there are none the next arrival says it. `weight` is above 0. */
+  | { readonly type: 'reweighted'; readonly at: Micros; readonly tenant: string; readonly weight: number }
   | { readonly type: 'draining'; readonly at: Micros };
 
 /** One request's part of a step: compute tokens [start, start + count) of its context on its device blocks. */
@@ -115,6 +131,19 @@ export interface EmittedToken {
   readonly logprobs: TokenLogprobs | null;
 }
 
+/**
+ * Why a request has to leave the device, or why its KV is given up.
+ * - `outranked`: `by` waits, ranks above it, and needs its room or its place in the batch.
+ * - `growth`: no block is free for the next token of `by`, and it is the last in rank of those who run (it may be `by`).
+ * - `crowded`: the next few tokens of those who decode will not fit; the last in rank leaves ahead of that. `by` is null.
+ * - `host`: the copies of `by`, which ranks above it and is leaving the device, need its room on the host.
+ * - `failed`: a copy of its KV failed. `by` is null.
+ */
+export interface Cause {
+  readonly why: 'outranked' | 'growth' | 'crowded' | 'host' | 'failed';
+  readonly by: RequestId | null;
+}
+
 /** A copy between the memories: answered by `landed` or `transferFailed` once. */
 export interface Copies {
   readonly transfer: TransferId;
@@ -133,9 +162,9 @@ export type Effect =
   /** prefilling -> decoding: the whole known context is computed and a token was sampled. */
   | { readonly type: 'prefilled'; readonly id: RequestId }
   /** running -> swapping-out: what the host lacks is copied there; `held` blocks it has already. */
-  | ({ readonly type: 'swapOut'; readonly id: RequestId; readonly held: number } & Copies)
+  | ({ readonly type: 'swapOut'; readonly id: RequestId; readonly held: number; readonly cause: Cause } & Copies)
   /** running -> swapped: the host has everything already. */
-  | { readonly type: 'park'; readonly id: RequestId; readonly held: number }
+  | { readonly type: 'park'; readonly id: RequestId; readonly held: number; readonly cause: Cause }
   /**
    * swapped or queued -> swapping-in: what the device lacks is copied there; `held` blocks it has already. For a queued
    * request `cachedTokens` of its context were found in the two memories; 0 for a swapped one.
@@ -150,7 +179,7 @@ export type Effect =
   /** The request's transfer landed: swapping-out -> swapped, swapping-in -> running. */
   | { readonly type: 'settled'; readonly id: RequestId }
   /** running, swapped or a failed swap -> queued: its KV is given up; what is not found again will be computed again. */
-  | { readonly type: 'recompute'; readonly id: RequestId }
+  | { readonly type: 'recompute'; readonly id: RequestId; readonly cause: Cause }
   /** The request is to end but a transfer or step of its own is in flight: remembered until that lands. */
   | { readonly type: 'ending'; readonly id: RequestId }
   /** All tokens that one step sampled, in plan order. */

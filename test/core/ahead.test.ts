@@ -171,7 +171,7 @@ describe('a preemption after mirroring', () => {
     expect([bench.request(1).computed, onHost(bench, 1)]).toEqual([128, 8]);
     bench.arrive(3, 300, { priority: 1 });
     bench.step();
-    expect(bench.told('park')).toEqual([{ type: 'park', id: 1, held: 8 }]);
+    expect(bench.told('park')).toEqual([{ type: 'park', id: 1, held: 8, cause: { why: 'outranked', by: 3 } }]);
     expect(bench.phases(1, 3)).toEqual(['swapped', 'prefilling']);
     bench.finishAll();
   });

@@ -34,6 +34,9 @@ export const PLAIN: Mechanism = {
   partial: false,
   paced: false,
   prefill: 'mixed',
+  quantumTokens: 0,
+  weighed: false,
+  starvationSeconds: 0,
 };
 
 /** What the machine takes, in microseconds; the core's model has learned it before the test begins. */
@@ -67,6 +70,9 @@ interface Arriving {
   readonly maxTokens?: number;
   readonly priority?: number;
   readonly tenant?: string;
+  readonly weight?: number;
+  readonly ttftMicros?: number | null;
+  readonly tbtMicros?: number | null;
   /** Requests of one text share all their tokens. */
   readonly text?: string;
   /** So many tokens, whole blocks of them, are those of the text "system". */
@@ -146,9 +152,11 @@ export class Bench {
 
   arrive(id: number, promptTokens: number, more: Arriving = {}): Effect[] {
     const { maxTokens = 64, priority = 0, tenant = 't', text = `text ${id}`, system = 0 } = more;
+    const { weight = 1, ttftMicros = null, tbtMicros = null } = more;
     this.#texts.set(id, { text, system });
     const names = Array.from({ length: Math.floor(promptTokens / BLOCK_TOKENS) }, (_, index) => this.name(id, index));
-    return this.send({ type: 'arrived', at: 0, id, promptTokens, maxTokens, priority, tenant, names });
+    const told = { id, labels: [], promptTokens, maxTokens, priority, tenant, weight, ttftMicros, tbtMicros, names };
+    return this.send({ type: 'arrived', at: 0, ...told });
   }
 
   /** The step in flight comes back: everyone who samples gets a token, those named their last one. */
@@ -191,6 +199,15 @@ export class Bench {
 
   prioritize(...items: [id: number, priority: number][]): Effect[] {
     return this.send({ type: 'reprioritized', at: 0, items: items.map(([id, priority]) => ({ id, priority })) });
+  }
+
+  promise(id: number, ttftMicros: number | null, tbtMicros: number | null): Effect[] {
+    const { priority } = this.request(id);
+    return this.send({ type: 'reprioritized', at: 0, items: [{ id, priority, deadlines: { ttftMicros, tbtMicros } }] });
+  }
+
+  reweight(tenant: string, weight: number): Effect[] {
+    return this.send({ type: 'reweighted', at: 0, tenant, weight });
   }
 
   /** Steps and lands, copies first, until it holds. */

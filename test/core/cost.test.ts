@@ -167,3 +167,23 @@ describe('the cost model', () => {
     expect(predictions[0]).toEqual(predictions[1]);
   });
 });
+
+describe('a question', () => {
+  it('is answered with what is known by now, and changes no later prediction', () => {
+    const predictions = (asks: boolean) => {
+      const model = new CostModel();
+      const answers: number[] = [];
+      for (let n = 1; n <= 40; n += 1) {
+        model.observeTransfer('in', 1, n * 1e6, 50 + n * n * 100);
+        if (asks) answers.push(model.asked(() => model.predictTransfer('in', 1, 1e6)));
+        if (n % 7 === 0) answers.push(model.predictTransfer('in', 1, 5e6));
+      }
+      return answers;
+    };
+    const [asking, silent] = [predictions(true), predictions(false)];
+    expect(silent.every((prediction) => asking.includes(prediction))).toBe(true);
+    const told = new CostModel();
+    for (let n = 1; n <= 8; n += 1) told.observeTransfer('in', 1, n * 1e6, 50 + n * 100);
+    expect(told.asked(() => told.predictTransfer('in', 1, 1e6))).toBe(told.predictTransfer('in', 1, 1e6));
+  });
+});

@@ -1,5 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { POLICIES, removeRanked } from '../../src/core/fairness.js';
+import { Accounts } from '../../src/core/accounts.js';
+import { type Ranked, removeRanked } from '../../src/core/fairness.js';
+import { policyOf } from '../../src/core/policies.js';
+import { PRESETS } from '../../src/core/presets.js';
 import { Random } from '../../src/core/random.js';
 import { Bench, type BenchOptions } from './bench.js';
 
@@ -242,22 +245,40 @@ describe('accounts', () => {
 });
 
 describe('every policy', () => {
-  it.each(Object.values(POLICIES))('$name preempts only for whom it would serve first, and never both ways', (policy) => {
+  const names = ['fcfs', 'priority', 'vtc', 'fair', 'mlfq', 'edf'] as const;
+  const cases = names.flatMap((name) => (['default', 'vllm-0.3'] as const).map((preset) => [name, preset] as const));
+
+  it.each(cases)('%s of %s preempts only for whom it would serve first, and never both ways', (name, preset) => {
     const random = new Random(1);
-    const make = (id: number) => ({
+    const accounts = new Accounts();
+    const policy = policyOf(name, { mechanism: PRESETS[preset].mechanism, maxRunning: 16 }, accounts);
+    const make = (id: number): Ranked => ({
       id,
       promptTokens: 10,
       priority: random.int(3),
-      account: { tenant: '', served: random.int(3), live: 1 },
+      deadlines: { ttftMicros: random.pick([null, 10, 20]), tbtMicros: random.pick([null, 3]) },
+      account: accounts.open(`tenant ${random.int(3)}`, 1 + random.int(3)),
+      arrivedAt: random.int(20),
+      firstTokenAt: -1,
+      generated: 0,
+      computed: random.int(11),
       level: random.int(3),
       levelMicros: 0,
       waitingSince: 0,
+      ...{ tag: 0, place: 0, paid: 0, due: 0, lifted: false, liftedMicros: 0 },
+      servedAt: random.next() < 0.2 ? -1e9 : 0,
     });
     const all = Array.from({ length: 40 }, (_, id) => make(id));
-    for (const a of all) {
-      for (const b of all) {
-        expect(Math.sign(policy.compare(a, b)) + Math.sign(policy.compare(b, a))).toBe(0);
-        expect(policy.compare(a, b) === 0).toBe(a === b);
+    for (const request of all) {
+      policy.accounting?.arrived(request, 0);
+      policy.accounting?.served(request, { computed: random.int(request.computed + 1), sampled: 1, micros: 1, now: 0 });
+      policy.accounting?.waited(request, 0);
+    }
+    policy.accounting?.rank({ tokens: 2, micros: 4 });
+    const sorted = all.toSorted(policy.compare);
+    for (const [index, a] of sorted.entries()) {
+      for (const [other, b] of sorted.entries()) {
+        expect(Math.sign(policy.compare(a, b))).toBe(Math.sign(index - other) + 0);
         if (policy.outranks(a, b)) expect(policy.compare(a, b)).toBeLessThan(0);
       }
     }
@@ -268,6 +289,6 @@ describe('every policy', () => {
     for (const id of [1, 2, 3]) bench.arrive(id, 8, { priority: 5 });
     const { queued } = bench.state;
     bench.request(2).priority = 9;
-    expect(() => removeRanked(queued, bench.request(2), POLICIES.priority)).toThrow('its rank changed while it was in it');
+    expect(() => removeRanked(queued, bench.request(2), bench.state.policy)).toThrow('its rank changed while it was in it');
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type Histogram, MetricsFold, type MetricsSnapshot } from '../../src/core/metrics.js';
-import type { Direction, Effect, Event, RequestId, StepItem } from '../../src/core/types.js';
+import type { Cause, Direction, Effect, Event, RequestId, StepItem } from '../../src/core/types.js';
 
 const BLOCKS: MetricsSnapshot['blocks'] = {
   device: { free: 3, used: 4, moving: 1, total: 8, kept: 1 },
@@ -12,10 +12,14 @@ const arrived = (id: RequestId, at: number, promptTokens = 20): Event => ({
   type: 'arrived',
   at,
   id,
+  labels: [],
   promptTokens,
   maxTokens: 8,
   priority: 0,
   tenant: 'a',
+  weight: 1,
+  ttftMicros: null,
+  tbtMicros: null,
   names: [],
 });
 const item = (id: RequestId, start: number, count: number, sample: boolean): StepItem => ({
@@ -38,8 +42,11 @@ const finish = (id: RequestId, outcome: 'stop' | 'length' | 'aborted' | 'failed'
   error: null,
 });
 const admit = (id: RequestId, cachedTokens = 0): Effect => ({ type: 'admit', id, cachedTokens });
-const on = (type: 'prefilled' | 'settled' | 'recompute' | 'ending', id: RequestId): Effect => ({ type, id });
-const stay = (type: 'park' | 'resume', id: RequestId, held: number): Effect => ({ type, id, held });
+const cause: Cause = { why: 'outranked', by: 9 };
+const on = (type: 'prefilled' | 'settled' | 'recompute' | 'ending', id: RequestId): Effect =>
+  type === 'recompute' ? { type, id, cause } : { type, id };
+const stay = (type: 'park' | 'resume', id: RequestId, held: number): Effect =>
+  type === 'park' ? { type, id, held, cause } : { type, id, held };
 const copies = (transfer: number, direction: Direction, lengths: readonly number[]) => ({
   transfer,
   direction,
@@ -50,6 +57,7 @@ const swapOut = (id: RequestId, transfer: number, lengths: readonly number[], he
   type: 'swapOut',
   id,
   held,
+  cause,
   ...copies(transfer, 'out', lengths),
 });
 const swapIn = (id: RequestId, transfer: number, lengths: readonly number[], cachedTokens = 0): Effect => ({

@@ -9,7 +9,7 @@ function parsed(text: string): ParsedPreset {
 
 const SWITCHES =
   'groups, growthReserveBlocks, crossLayer, waits, preemption, reuse, finished, mirror, prefetch, partial, paced, prefill, ' +
-  'oneWay, copying, duplex';
+  'oneWay, copying, duplex, quantumTokens, weighed, starvationSeconds, promptPrice, tokenPrice';
 
 describe('a preset by its name', () => {
   it.each(PRESET_NAMES)('%s is its own mechanism and policy', (name) => {
@@ -105,13 +105,10 @@ describe('what is no preset', () => {
     ['default+waits', 'preset "default+waits": write +waits= and one of sync, async, adaptive'],
     ['default-waits=sync', 'preset "default-waits=sync": write +waits= and one of sync, async, adaptive'],
     ['hf-cb+waits=never', 'preset "hf-cb+waits=never": write +waits= and one of sync, async, adaptive'],
-    [
-      'default+growthReserveBlocks',
-      'preset "default+growthReserveBlocks": write +growthReserveBlocks=60, or another number of blocks',
-    ],
+    ['default+growthReserveBlocks', 'preset "default+growthReserveBlocks": write +growthReserveBlocks=60, or another number'],
     [
       'default+growthReserveBlocks=many',
-      'preset "default+growthReserveBlocks=many": write +growthReserveBlocks=60, or another number of blocks',
+      'preset "default+growthReserveBlocks=many": write +growthReserveBlocks=60, or another number',
     ],
   ];
   it.each(cases)('"%s" is answered with what is possible', (text, message) => {

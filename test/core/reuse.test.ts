@@ -509,7 +509,7 @@ describe('a request finds what there is of its context', () => {
     for (let n = 0; n < 5; n += 1) bench.step();
     bench.arrive(2, 8, { priority: 1, maxTokens: 2 });
     bench.step();
-    expect(bench.told('recompute')).toEqual([{ type: 'recompute', id: 1 }]);
+    expect(bench.told('recompute')).toEqual([{ type: 'recompute', id: 1, cause: { why: 'outranked', by: 2 } }]);
     bench.until(() => bench.phase(2) === 'done');
     // 206 tokens are known; 192 of them are in full blocks.
     expect(bench.told('admit')).toEqual([{ type: 'admit', id: 1, cachedTokens: 192 }]);

@@ -454,6 +454,9 @@ function drawMechanism(random: Random): Mechanism {
     paced: coin(),
     prefill: random.pick(['mixed', 'alone', 'balanced']),
     oneWay: random.next() < 0.3,
+    quantumTokens: random.pick([0, 16, 256]),
+    weighed: coin(),
+    starvationSeconds: random.pick([0, 1, 5]),
   };
 }
 
@@ -468,15 +471,16 @@ class Storm {
   constructor(seed: number) {
     const random = new Random(seed);
     this.#random = random;
-    const policy = random.pick(['fcfs', 'priority', 'priority', 'vtc', 'mlfq'] as const);
+    const policy = random.pick(['fcfs', 'priority', 'priority', 'vtc', 'fair', 'fair', 'mlfq', 'edf'] as const);
     const drawn = drawMechanism(random);
     const maxRunning = 1 + random.int(12);
+    const everlasting = policy === 'mlfq' && !drawn.weighed;
     this.bench = new Bench({
       policy,
-      // A feedback queue that lifts the starving may push them out for ever where nothing can be kept.
-      mechanism: policy === 'mlfq' ? { ...drawn, preemption: 'swap' } : drawn,
+      // A feedback queue that lifts the starving may push them out for ever where nothing can be kept and no switch is weighed.
+      mechanism: everlasting ? { ...drawn, preemption: 'swap' } : drawn,
       deviceBlocks: 4 + random.int(60),
-      hostBlocks: policy === 'mlfq' ? 1000 : random.int(random.next() < 0.4 ? 20 : 300),
+      hostBlocks: everlasting ? 1000 : random.int(random.next() < 0.4 ? 20 : 300),
       maxBatchTokens: maxRunning + random.int(200),
       maxRunning,
       maxQueued: 20,
@@ -503,6 +507,10 @@ class Storm {
     else if (what < arrive + abort + prioritize) {
       const ids = [...bench.state.requests.keys()].filter(() => random.next() < 0.4);
       bench.prioritize(...ids.map((id) => [id, random.int(6)] as [number, number]));
+    } else if (what > 0.98) bench.reweight(`tenant ${random.int(4)}`, 1 + random.int(4));
+    else if (what > 0.96) {
+      const live = [...bench.state.requests.keys()];
+      if (live.length > 0) bench.promise(random.pick(live), random.pick([null, 1e6]), random.pick([null, 1e5]));
     } else this.answer(this.#faults);
   }
 
@@ -528,6 +536,9 @@ class Storm {
       maxTokens: 1 + random.int(blocks * 4),
       priority: random.int(4),
       tenant: `tenant ${random.int(3)}`,
+      weight: 1 + random.int(3),
+      ttftMicros: random.pick([null, 100_000]),
+      tbtMicros: random.pick([null, 10_000]),
       text: random.next() < 0.5 ? `chat ${text}` : `text ${this.#id}`,
       system: 16 * text,
     });

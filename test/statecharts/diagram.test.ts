@@ -1,30 +1,39 @@
-/** The diagram of the request chart in ARCHITECTURE.md is the chart: the same edges, by the same events. */
+/** The diagrams of the charts are the charts: in ARCHITECTURE.md, and in the pages beside the machines. */
 import { readFileSync } from 'node:fs';
-import { expect, it } from 'vitest';
-import { type DirectedGraphNode, toDirectedGraph } from 'xstate/graph';
+import { describe, expect, it } from 'vitest';
 import { requestMachine } from '../../statecharts/request.js';
+import { serverMachine } from '../../statecharts/server.js';
+import { chartOf } from '../../tools/charts/graph.js';
+import { pageOf } from '../../tools/charts/mermaid.js';
 
-function edgesOf(node: DirectedGraphNode): string[] {
-  const own = node.edges
-    .filter((edge) => edge.transition.target?.length)
-    .map((edge) => {
-      const name = (key: string) =>
-        (key.endsWith('resumed') ? 'running' : key).replace('running.prefilling', 'running').replaceAll('-', '_');
-      const [source, target] = [edge.source, edge.target].map((state) => state.id.replace('request.', ''));
-      // Into `running` as a whole: to its initial state, or back to where it was.
-      return `${name(source as string)} --> ${name(target as string)} : ${edge.label.text}`;
-    });
-  return [...own, ...node.children.flatMap(edgesOf)];
+const read = (file: string) => readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8');
+
+/** As ARCHITECTURE.md has them: into `running` as a whole, to its initial state or back to where it was. */
+function edges(): string[] {
+  const name = (path: string) => {
+    const whole = /^running\.(prefilling|resumed)$/.test(path) ? 'running' : path;
+    return whole.replaceAll('-', '_');
+  };
+  return chartOf(requestMachine).ways.flatMap(({ from, to, steps }) =>
+    steps.map(({ event }) =>
+      from === 'running.prefilling' ? `prefilling --> decoding : ${event}` : `${name(from)} --> ${name(to)} : ${event}`,
+    ),
+  );
 }
 
 it('ARCHITECTURE.md shows every transition of the request chart and no other', () => {
-  const page = readFileSync(new URL('../../ARCHITECTURE.md', import.meta.url), 'utf8');
-  const diagram = /```mermaid\nstateDiagram-v2\n([\s\S]*?)```/.exec(page)?.[1] ?? '';
+  const diagram = /```mermaid\nstateDiagram-v2\n([\s\S]*?)```/.exec(read('ARCHITECTURE.md'))?.[1] ?? '';
   const shown = [...diagram.matchAll(/^\s*(\w+) --> (\w+) : (.+)$/gm)].flatMap(([, from, to, events]) =>
     (events as string).split(', ').map((event) => `${from} --> ${to} : ${event}`),
   );
-  const charted = edgesOf(toDirectedGraph(requestMachine)).map((edge) =>
-    edge.replace('running --> running.decoding', 'prefilling --> decoding'),
-  );
-  expect([...new Set(shown)].sort()).toEqual([...new Set(charted)].sort());
+  expect([...new Set(shown)].sort()).toEqual([...new Set(edges())].sort());
+});
+
+describe('the pages beside the machines', () => {
+  it.each([
+    ['request', requestMachine],
+    ['server', serverMachine],
+  ] as const)('statecharts/%s.md is what `npm run charts` makes', (name, machine) => {
+    expect(read(`statecharts/${name}.md`)).toBe(pageOf(machine, `${name}.ts`));
+  });
 });

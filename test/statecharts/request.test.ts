@@ -9,7 +9,16 @@ const EVENTS = {
   PREFILLED: { type: 'PREFILLED' },
   SWAP_OUT: {
     type: 'SWAP_OUT',
-    effect: { type: 'swapOut', id: 7, held: 1, transfer: 1, direction: 'out', runs: [{ from: 0, to: 4, blocks: 2 }], blocks: 2 },
+    effect: {
+      type: 'swapOut',
+      id: 7,
+      held: 1,
+      cause: { why: 'outranked', by: 9 },
+      transfer: 1,
+      direction: 'out',
+      runs: [{ from: 0, to: 4, blocks: 2 }],
+      blocks: 2,
+    },
   },
   PARK: { type: 'PARK' },
   SWAP_IN: {
