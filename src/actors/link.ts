@@ -9,6 +9,11 @@ import type { Answer, TransferEffect, TransfersPort } from './ports.js';
 /** Some milliseconds of a link: short to wait for, long beside what it costs to begin another. */
 export const CHUNK_BYTES = 32 * 2 ** 20;
 
+/** Most blocks that go in one chunk. */
+export function chunkBlocks(blockBytes: number): number {
+  return Math.max(1, Math.floor(CHUNK_BYTES / blockBytes));
+}
+
 /** What is copied in one go. */
 export interface Chunk {
   readonly direction: Direction;
@@ -56,7 +61,7 @@ class Lane {
 
   constructor(options: LinkOptions) {
     this.#options = options;
-    this.#chunkBlocks = Math.max(1, Math.floor(CHUNK_BYTES / options.blockBytes));
+    this.#chunkBlocks = chunkBlocks(options.blockBytes);
   }
 
   add(effect: TransferEffect): void {

@@ -2,6 +2,7 @@
  * Hands 1: the native engine, the swap pool and the real clock. Keeps the token ids of open requests (the core knows
  * lengths only) and turns a step into one flat plan, its result into one event.
  */
+import { randomBytes } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { BLOCK_TOKENS, type Config, presetOf } from '../core/config.js';
 import type { Mechanism, ParsedPreset } from '../core/presets.js';
@@ -21,6 +22,8 @@ import type { SystemInfo } from './system.js';
 /** The engine and both memories, opened as the config says; `makeHands` is called once. */
 export interface Live {
   readonly info: SystemInfo;
+  /** Name of its folder, and what tells its files from others. */
+  readonly model: { readonly name: string; readonly fingerprint: string; readonly layers: number };
   readonly limits: Limits;
   readonly makeHands: (answer: Answer) => Hands;
 }
@@ -93,6 +96,7 @@ function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: L
   };
   return {
     info,
+    model: { name: model.name, fingerprint: model.fingerprint, layers: model.spec.layers },
     limits: { policy, mechanism, deviceBlocks, hostBlocks, blockBytes, maxBatchTokens, maxRunning, maxQueued },
     makeHands: (answer) => {
       const pools = createPools({ swapThreads: config.swapThreads });
@@ -194,6 +198,7 @@ function flatPieces(runs: readonly Run[], blockBytes: number, piecesPerRun: numb
 
 function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: Answer, track: Track): EnginePort {
   const open = new Map<RequestId, Sequence>();
+  const salt = randomBytes(32).toString('hex');
   const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * maxRunning));
   let plan = new Int32Array(new SharedArrayBuffer(1 << 16));
   const contentOf = (id: RequestId) => {
@@ -210,7 +215,9 @@ function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: A
     });
   return {
     open(id, content) {
-      const names = new BlockNames(content.cacheSalt, BLOCK_TOKENS);
+      // Names leave the process in journals. Without what only this process knows, whoever reads one could guess a prompt and
+      // see whether he is right.
+      const names = new BlockNames(salt + content.cacheSalt, BLOCK_TOKENS);
       open.set(id, sequenceOf(content, names));
       return names.extend(content.promptTokens);
     },

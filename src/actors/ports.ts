@@ -44,9 +44,35 @@ export interface Hands {
   close(): Promise<void>;
 }
 
+/** Writes down what came in and what was decided on it. Never throws, never waits: a run is served, recorded or not. */
+export interface JournalPort {
+  /** The content of a request, before its arrival. */
+  opened(id: RequestId, content: Content): void;
+  decided(event: Event, effects: readonly Effect[]): void;
+  /** The run stops here. `event` is null where it was decided on and performing the effects failed. */
+  crashed(at: Micros, event: Event | null, error: Error): void;
+  /** The run was closed in order at `at`; resolves when everything is written that can be. */
+  close(at: Micros): Promise<void>;
+}
+
+/** How recording goes. */
+export interface JournalStatus {
+  /** Records and bytes written. */
+  readonly records: number;
+  readonly bytes: number;
+  /** Records that could not be written, or that nobody made. */
+  readonly lost: number;
+  /** Records are being lost. */
+  readonly failing: boolean;
+}
+
+/** A request begins to compute (for the first time or again), or has to leave the device before it has ended. */
+export type Turn = 'running' | 'preempted';
+
 /** Receives what a request produces. `end` is called exactly once, last. */
 export interface Listener {
   tokens(items: readonly EmittedToken[]): void;
+  turn?(turn: Turn): void;
   end(end: RequestEnd): void;
 }
 

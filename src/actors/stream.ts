@@ -3,7 +3,7 @@
  * one batch per step; listeners see theirs only.
  */
 import type { EmittedToken, RequestId } from '../core/types.js';
-import type { Listener, RequestEnd } from './ports.js';
+import type { Listener, RequestEnd, Turn } from './ports.js';
 
 export class Listeners {
   readonly #open = new Map<RequestId, Listener>();
@@ -19,6 +19,10 @@ export class Listeners {
   tokens(items: readonly EmittedToken[]): void {
     // One step samples at most one token for a request, so a batch holds each id once.
     for (const item of items) this.#open.get(item.id)?.tokens([item]);
+  }
+
+  turn(id: RequestId, turn: Turn): void {
+    this.#open.get(id)?.turn?.(turn);
   }
 
   end(id: RequestId, end: RequestEnd): void {

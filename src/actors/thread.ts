@@ -5,12 +5,15 @@
  */
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
 import { type MessagePort, Worker } from 'node:worker_threads';
+import type { BoardReading } from '../core/board.js';
 import type { Config } from '../core/config.js';
-import type { AbortReason, EmittedToken, RequestId, TokenLogprobs } from '../core/types.js';
+import type { AbortReason, Deadlines, EmittedToken, RequestId, TokenLogprobs } from '../core/types.js';
 import { type ErrorCode, FastswitchError } from '../errors.js';
-import type { Listener, RequestEnd } from './ports.js';
+import { type PackedReading, packReading, unpackReading } from './packed.js';
+import type { JournalPort, JournalStatus, Listener, RequestEnd, Turn } from './ports.js';
 import { Listeners } from './stream.js';
 import {
+  type Explanation,
   Runtime,
   type RuntimeOptions,
   type Sink,
@@ -23,8 +26,26 @@ import {
 type Command =
   | { readonly type: 'submit'; readonly id: RequestId; readonly request: SubmitRequest }
   | { readonly type: 'abort'; readonly id: RequestId; readonly reason: AbortReason }
-  | { readonly type: 'reprioritize'; readonly id: RequestId; readonly priority: number }
-  | { readonly type: 'snapshot' | 'drain' | 'close'; readonly call: number };
+  | { readonly type: 'reprioritize'; readonly id: RequestId; readonly priority: number | null; readonly deadlines?: Deadlines }
+  | { readonly type: 'reweight'; readonly tenant: string; readonly weight: number }
+  | { readonly type: 'call'; readonly call: number; readonly asked: Asked };
+
+/** What is answered once: the question, and by its type the answer. */
+type Asked =
+  | { readonly type: 'snapshot' | 'drain' | 'close' }
+  | { readonly type: 'explain'; readonly name: string }
+  | { readonly type: 'places'; readonly ids: readonly RequestId[] }
+  | { readonly type: 'board'; readonly maps: boolean };
+
+interface Answers {
+  readonly snapshot: SystemSnapshot;
+  /** A text: why it could not be told. A mistake there is no reason to stop. */
+  readonly explain: readonly Explanation[] | string;
+  readonly board: PackedReading | string;
+  readonly places: readonly number[];
+  readonly drain: null;
+  readonly close: null;
+}
 
 type Report =
   | { readonly type: 'ready'; readonly info: SystemInfo }
@@ -35,14 +56,24 @@ type Report =
       readonly tokens: Float64Array;
       /** By position in `tokens`; null when nobody asked for any. */
       readonly logprobs: readonly (TokenLogprobs | null)[] | null;
+      /** Who begins to compute or has to leave the device; null where nobody does. */
+      readonly turns: readonly (readonly [RequestId, Turn])[] | null;
       readonly ends: readonly (readonly [RequestId, RequestEnd])[];
     }
-  | { readonly type: 'answer'; readonly call: number; readonly value: SystemSnapshot | null }
+  | { readonly type: 'answer'; readonly call: number; readonly value: Answers[keyof Answers] }
   | { readonly type: 'failed'; readonly message: string };
 
+/** What the worker is told at its start. */
+export interface ThreadData {
+  readonly config: Config;
+  /** Of fastswitch, for its journal. */
+  readonly version: string;
+}
+
 /** Starts the worker, loads the model there, and resolves when it serves. Throws FastswitchError where it cannot. */
-export async function createThreadedSystem(config: Config): Promise<System> {
-  const worker = new Worker(new URL('./thread-worker.js', import.meta.url), { workerData: config });
+export async function createThreadedSystem(config: Config, version: string): Promise<System> {
+  const data: ThreadData = { config, version };
+  const worker = new Worker(new URL('./thread-worker.js', import.meta.url), { workerData: data });
   const info = await new Promise<SystemInfo>((resolve, reject) => {
     worker.once('error', reject);
     worker.once('exit', (code) => reject(new Error(`the system thread ended with code ${code} before it was ready`)));
@@ -56,12 +87,15 @@ export async function createThreadedSystem(config: Config): Promise<System> {
   return new ThreadedSystem(worker, info);
 }
 
+const TERMINATE_MILLIS = 3000;
+
 class ThreadedSystem implements System {
   readonly info: SystemInfo;
   readonly failed: Promise<Error>;
   readonly #worker: Worker;
   readonly #listeners = new Listeners();
-  readonly #calls = new Map<number, (value: SystemSnapshot | null) => void>();
+  /** Null instead of an answer: the other side is gone. */
+  readonly #calls = new Map<number, (value: Answers[keyof Answers] | null) => void>();
   #commands: Command[] = [];
   #lastCall = 0;
   #closing = false;
@@ -95,18 +129,36 @@ class ThreadedSystem implements System {
     this.#send({ type: 'abort', id, reason });
   }
 
-  reprioritize(id: RequestId, priority: number): void {
-    this.#send({ type: 'reprioritize', id, priority });
+  reprioritize(id: RequestId, priority: number | null, deadlines?: Deadlines): void {
+    this.#send({ type: 'reprioritize', id, priority, ...(deadlines === undefined ? {} : { deadlines }) });
+  }
+
+  reweight(tenant: string, weight: number): void {
+    this.#send({ type: 'reweight', tenant, weight });
+  }
+
+  async places(ids: readonly RequestId[]): Promise<readonly number[]> {
+    return (await this.#call({ type: 'places', ids })) ?? stopped();
   }
 
   async snapshot(): Promise<SystemSnapshot> {
-    const value = await this.#call('snapshot');
-    if (value === null) throw new FastswitchError('engine_failed', 'the engine has stopped; restart the server');
-    return value;
+    return (await this.#call({ type: 'snapshot' })) ?? stopped();
+  }
+
+  async explain(name: string): Promise<readonly Explanation[]> {
+    const answer = (await this.#call({ type: 'explain', name })) ?? stopped();
+    if (typeof answer === 'string') throw new FastswitchError('internal', `this request cannot be explained: ${answer}`);
+    return answer;
+  }
+
+  async board(maps: boolean): Promise<BoardReading> {
+    const answer = (await this.#call({ type: 'board', maps })) ?? stopped();
+    if (typeof answer === 'string') throw new FastswitchError('internal', `the board cannot be drawn: ${answer}`);
+    return unpackReading(answer);
   }
 
   async drain(): Promise<void> {
-    await this.#call('drain');
+    await this.#call({ type: 'drain' });
   }
 
   close(): Promise<void> {
@@ -116,17 +168,28 @@ class ThreadedSystem implements System {
 
   async #end(): Promise<void> {
     this.#closing = true;
-    await this.#call('close');
-    await this.#worker.terminate();
+    await this.#call({ type: 'close' });
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), TERMINATE_MILLIS);
+    });
+    const ended = await Promise.race([this.#worker.terminate(), late]);
+    clearTimeout(timer);
     this.#stop(new Error('it was closed'));
+    // A disk that hangs holds the thread that writes to it, and no thread can end before that does.
+    if (ended === 'late')
+      throw new Error('the system thread does not end: the operating system holds it, as a disk that hangs does');
   }
 
-  #call(type: 'snapshot' | 'drain' | 'close'): Promise<SystemSnapshot | null> {
+  /** Null: the other side is gone, or for a question that has no answer but that it is done. */
+  #call<T extends Asked>(asked: T): Promise<Answers[T['type']] | null> {
     if (this.#failure !== null) return Promise.resolve(null);
     this.#lastCall += 1;
     const call = this.#lastCall;
-    this.#send({ type, call });
-    return new Promise((resolve) => this.#calls.set(call, resolve));
+    this.#send({ type: 'call', call, asked });
+    return new Promise((resolve) => {
+      this.#calls.set(call, (value) => resolve(value as Answers[T['type']] | null));
+    });
   }
 
   #send(command: Command): void {
@@ -140,13 +203,14 @@ class ThreadedSystem implements System {
 
   #receive(report: Report): void {
     if (report.type === 'products') {
-      const { tokens, logprobs, ends } = report;
+      const { tokens, logprobs, turns, ends } = report;
       const items: EmittedToken[] = [];
       for (let at = 0; at < tokens.length; at += 3) {
         const [id, index, token] = [tokens[at] as number, tokens[at + 1] as number, tokens[at + 2] as number];
         items.push({ id, index, token, logprobs: logprobs?.[at / 3] ?? null });
       }
       this.#listeners.tokens(items);
+      if (turns !== null) for (const [id, turn] of turns) this.#listeners.turn(id, turn);
       for (const [id, end] of ends) this.#listeners.end(id, end);
     } else if (report.type === 'answer') {
       this.#calls.get(report.call)?.(report.value);
@@ -171,6 +235,10 @@ class ThreadedSystem implements System {
   }
 }
 
+function stopped(): never {
+  throw new FastswitchError('engine_failed', 'the engine has stopped; restart the server');
+}
+
 function brokenEnd(error: Error): RequestEnd {
   return {
     outcome: 'failed',
@@ -182,12 +250,32 @@ function brokenEnd(error: Error): RequestEnd {
 }
 
 /** The worker's end: runs a system behind `port`. */
-export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<RuntimeOptions, 'sink'>): void {
+export function serveRuntime(
+  port: MessagePort,
+  info: SystemInfo,
+  options: Omit<RuntimeOptions, 'sink' | 'journal'> & { readonly journal?: JournalPort & { status(): JournalStatus } },
+): void {
   const post = (report: Report) => port.postMessage(report);
   const runtime = new Runtime({ ...options, sink: batchingSink(post) });
-  const answer = (call: number, value: SystemSnapshot | null) => post({ type: 'answer', call, value });
+  const answer = async (asked: Asked): Promise<Answers[keyof Answers]> => {
+    switch (asked.type) {
+      case 'snapshot':
+        return { ...runtime.snapshot(), loopDelaySeconds: takeDelay(loopDelay), journal: options.journal?.status() ?? null };
+      case 'explain':
+        return toldOrWhyNot(() => runtime.explain(asked.name));
+      case 'board':
+        return toldOrWhyNot(() => packReading({ ...runtime.board(asked.maps), loopDelaySeconds: boardDelay.take() }));
+      case 'places':
+        return runtime.places(asked.ids);
+      case 'drain':
+        return runtime.drain().then(() => null);
+      case 'close':
+        return runtime.close().then(() => null);
+    }
+  };
   const loopDelay = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MILLIS });
   loopDelay.enable();
+  const boardDelay = new BoardDelay();
   const obey = (command: Command) => {
     switch (command.type) {
       case 'submit':
@@ -195,21 +283,31 @@ export function serveRuntime(port: MessagePort, info: SystemInfo, options: Omit<
       case 'abort':
         return runtime.deliver({ type: 'aborted', id: command.id, reason: command.reason });
       case 'reprioritize':
-        return runtime.deliver({ type: 'reprioritized', items: [{ id: command.id, priority: command.priority }] });
-      case 'snapshot':
-        return answer(command.call, { ...runtime.snapshot(), loopDelaySeconds: takeDelay(loopDelay) });
-      case 'drain':
-        return void runtime.drain().then(() => answer(command.call, null));
-      case 'close':
-        return void runtime.close().then(() => answer(command.call, null));
+        return runtime.reprioritize(command.id, command.priority, command.deadlines);
+      case 'reweight':
+        return runtime.reweight(command.tenant, command.weight);
+      case 'call': {
+        const { call } = command;
+        return void answer(command.asked).then((value) => post({ type: 'answer', call, value }));
+      }
     }
   };
   port.on('message', (commands: readonly Command[]) => commands.forEach(obey));
   post({ type: 'ready', info });
 }
 
+function toldOrWhyNot<T>(tell: () => T): T | string {
+  try {
+    return tell();
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
 /** How often the delay is sampled: the timer alone makes every sample that much at least. */
 const LOOP_RESOLUTION_MILLIS = 10;
+/** No board has asked for so long: nobody looks. */
+const BOARD_FORGOTTEN_MILLIS = 10_000;
 
 /** Reads the delays seen since the last call, without the sampling interval itself. */
 function takeDelay(histogram: IntervalHistogram): SystemSnapshot['loopDelaySeconds'] {
@@ -223,9 +321,33 @@ function takeDelay(histogram: IntervalHistogram): SystemSnapshot['loopDelaySecon
   return delay;
 }
 
+/** The delay for boards, which look more often than /metrics is scraped; measured only while one looks. */
+class BoardDelay {
+  readonly #histogram = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MILLIS });
+  #forgotten: NodeJS.Timeout | null = null;
+
+  /** Of the time since the last call; null where that was long ago. */
+  take(): BoardReading['loopDelaySeconds'] {
+    const measured = this.#forgotten !== null;
+    if (this.#forgotten !== null) clearTimeout(this.#forgotten);
+    this.#forgotten = setTimeout(() => {
+      this.#histogram.disable();
+      this.#forgotten = null;
+    }, BOARD_FORGOTTEN_MILLIS).unref();
+    if (measured) {
+      const delay = takeDelay(this.#histogram);
+      return delay && [delay['0.5'], delay['0.99'], delay['1']];
+    }
+    this.#histogram.reset();
+    this.#histogram.enable();
+    return null;
+  }
+}
+
 /** Collects what one delivery produces and posts it as one message. */
 function batchingSink(post: (report: Report) => void): Sink {
   let tokens: EmittedToken[] = [];
+  let turns: [RequestId, Turn][] = [];
   let ends: [RequestId, RequestEnd][] = [];
   let scheduled = false;
   const flush = () => {
@@ -234,8 +356,9 @@ function batchingSink(post: (report: Report) => void): Sink {
     const words = new Float64Array(3 * tokens.length);
     for (const [index, item] of tokens.entries()) words.set([item.id, item.index, item.token], 3 * index);
     const logprobs = tokens.some((item) => item.logprobs !== null) ? tokens.map((item) => item.logprobs) : null;
-    post({ type: 'products', tokens: words, logprobs, ends });
+    post({ type: 'products', tokens: words, logprobs, turns: turns.length === 0 ? null : turns, ends });
     tokens = [];
+    turns = [];
     ends = [];
   };
   const schedule = () => {
@@ -246,6 +369,10 @@ function batchingSink(post: (report: Report) => void): Sink {
   return {
     tokens(items) {
       tokens.push(...items);
+      schedule();
+    },
+    turn(id, turn) {
+      turns.push([id, turn]);
       schedule();
     },
     end(id, end) {

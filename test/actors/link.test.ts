@@ -39,7 +39,7 @@ function transfer(number: number, type: TransferEffect['type'], runs: readonly R
   const copies = { transfer: number, direction, runs, blocks: blocksOf(runs) };
   if (type === 'mirror') return { type, ids: [number], ...copies };
   if (type === 'prefetch') return { type, id: number, ...copies };
-  if (type === 'swapOut') return { type, id: number, held: 0, ...copies };
+  if (type === 'swapOut') return { type, id: number, held: 0, cause: { why: 'outranked', by: 9 }, ...copies };
   return { type, id: number, held: 0, cachedTokens: 0, ...copies };
 }
 

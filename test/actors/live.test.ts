@@ -57,7 +57,9 @@ function runsOf(from: readonly number[], to: readonly number[], together: boolea
 
 function transfer(number: number, id: number, direction: Direction, runs: readonly Run[]): TransferEffect {
   const copies = { id, held: 0, transfer: number, direction, runs, blocks: BLOCKS.length };
-  return direction === 'out' ? { type: 'swapOut', ...copies } : { type: 'swapIn', cachedTokens: 0, ...copies };
+  return direction === 'out'
+    ? { type: 'swapOut', cause: { why: 'outranked', by: 9 }, ...copies }
+    : { type: 'swapIn', cachedTokens: 0, ...copies };
 }
 
 /** Generates greedily; where it `moves`, the KV goes to the host after every fifth token and comes back to another place. */
@@ -97,8 +99,26 @@ describe('KV that went to the host and came back to another place', () => {
     const stayed = await generate(live, 1, false, both);
     expect(await generate(live, 2, true, both)).toEqual(stayed);
     const context = Int32Array.from([...PROMPT, ...stayed.tokens]);
-    expect(stayed.names).toEqual(new BlockNames('salt', BLOCK_TOKENS).extend(context));
+    expect(both.hands.engine.open(3, { ...CONTENT, promptTokens: context })).toEqual(stayed.names);
+    both.hands.engine.close(3);
     await both.hands.close();
+  });
+});
+
+describe('the names of blocks', () => {
+  it('are those of equal contexts of equal salt in one process, and of no other: nobody else can make them from a text', async () => {
+    const [one, other] = [asking(openLive(CONFIG)), asking(openLive(CONFIG))];
+    const names = ({ hands }: ReturnType<typeof asking>, id: number, content: Content) => hands.engine.open(id, content);
+    const here = names(one, 1, CONTENT);
+    expect(here).toHaveLength(Math.floor(PROMPT.length / BLOCK_TOKENS));
+    expect(names(one, 2, CONTENT)).toEqual(here);
+    const others = [
+      names(one, 3, { ...CONTENT, cacheSalt: 'another' }),
+      names(other, 1, CONTENT),
+      new BlockNames(CONTENT.cacheSalt, BLOCK_TOKENS).extend(PROMPT),
+    ];
+    expect(new Set([here, ...others].flat()).size).toBe(4 * here.length);
+    await Promise.all([one.hands.close(), other.hands.close()]);
   });
 });
 

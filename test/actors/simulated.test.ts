@@ -1,5 +1,6 @@
 /** What the simulated hands charge: copies by mechanism, and what copies cost the step behind them. */
 import { describe, expect, it } from 'vitest';
+import { ProfileMachine, type ProfileMachineOptions } from '../../src/actors/machine.js';
 import type { TransferEffect, Unstamped } from '../../src/actors/ports.js';
 import { Agenda, type SimulatedOptions, simulatedHands } from '../../src/actors/simulated.js';
 import { BLOCK_TOKENS, GREEDY } from '../../src/core/config.js';
@@ -12,25 +13,25 @@ const PROFILE = { ...loadScenario('llama8b-a10').profile, duplexShare: 0.5 };
 const BLOCK_BYTES = PROFILE.kvBytesPerToken * BLOCK_TOKENS;
 const MECHANISM: Mechanism = PRESETS.default.mechanism;
 
-type Options = Partial<SimulatedOptions>;
+type Options = Partial<ProfileMachineOptions> & Partial<Pick<SimulatedOptions, 'request'>>;
 type Stepped = Extract<Unstamped, { type: 'stepped' }>;
 
-function simulation(options: Options = {}) {
+function simulation({ request = (id) => ({ outputTokens: 40, name: (index) => `${id}:${index}` }), ...options }: Options = {}) {
   const agenda = new Agenda();
+  const machine: ProfileMachineOptions = {
+    profile: PROFILE,
+    mechanism: MECHANISM,
+    seed: 5,
+    blockBytes: BLOCK_BYTES,
+    noise: 0,
+    stepFaults: 0,
+    transferFaults: 0,
+    ...options,
+  };
   const answers: (Unstamped & { at: Micros })[] = [];
   const hands = simulatedHands(
     agenda,
-    {
-      profile: PROFILE,
-      mechanism: MECHANISM,
-      seed: 5,
-      blockBytes: BLOCK_BYTES,
-      noise: 0,
-      stepFaults: 0,
-      transferFaults: 0,
-      request: (id) => ({ outputTokens: 40, name: (index) => `${id}:${index}` }),
-      ...options,
-    },
+    { machine: new ProfileMachine(machine), duplex: machine.mechanism.duplex, blockBytes: BLOCK_BYTES, request },
     (event) => answers.push({ ...event, at: agenda.now }),
   );
   const runAll = () => {
@@ -69,7 +70,9 @@ function swap(transfer: number, direction: Direction, runs: number, blocks: numb
   const length = blocks / runs;
   const list = Array.from({ length: runs }, (_, k) => ({ from: 2 * k * length, to: 2 * k * length, blocks: length }));
   const copies = { id: 1, held: 0, transfer, direction, runs: list, blocks };
-  return direction === 'out' ? { type: 'swapOut', ...copies } : { type: 'swapIn', cachedTokens: 0, ...copies };
+  return direction === 'out'
+    ? { type: 'swapOut', cause: { why: 'outranked', by: 9 }, ...copies }
+    : { type: 'swapIn', cachedTokens: 0, ...copies };
 }
 
 const item = (id: number, start: number, count: number, sample = true): StepItem => ({ id, start, count, sample, blocks: [] });

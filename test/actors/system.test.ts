@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Answer, Hands, RequestEnd, TransferEffect } from '../../src/actors/ports.js';
+import type { Answer, Hands, JournalPort, RequestEnd, TransferEffect } from '../../src/actors/ports.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
 import { BLOCK_TOKENS, GREEDY } from '../../src/core/config.js';
 import { PRESETS } from '../../src/core/presets.js';
@@ -24,7 +24,7 @@ function contentOf(promptTokens: number): Content {
 const CONTENT = contentOf(8);
 
 /** A runtime whose ports only note what they were told; the test answers through the door. All texts are the same. */
-function scripted(transfer: (start: TransferEffect) => void = () => {}, limits: Limits = LIMITS) {
+function scripted(transfer: (start: TransferEffect) => void = () => {}, limits: Limits = LIMITS, journal?: JournalPort) {
   const steps: Extract<Effect, { type: 'step' }>[] = [];
   const transfers: TransferEffect[] = [];
   const ends = new Map<number, RequestEnd[]>();
@@ -56,9 +56,10 @@ function scripted(transfer: (start: TransferEffect) => void = () => {}, limits: 
       end: (id, end) => void ends.set(id, [...(ends.get(id) ?? []), end]),
       failed: (error) => void failures.push(error),
     },
+    ...(journal === undefined ? {} : { journal }),
   });
   const submit = (id: number, more: Partial<SubmitRequest> = {}) =>
-    runtime.submit(id, { content: CONTENT, maxTokens: 3, priority: 5, tenant: '', ...more });
+    runtime.submit(id, { content: CONTENT, maxTokens: 3, priority: 5, tenant: '', labels: [], ...more });
   const step = () => {
     const effect = steps.shift();
     if (effect === undefined) throw new Error('no step in flight');
@@ -124,7 +125,7 @@ describe('the door', () => {
   it('counts for the client what was found at first, not what a request finds of itself again', () => {
     const { submit, step, ends, runtime } = scripted(undefined, {
       ...LIMITS,
-      mechanism: { ...LIMITS.mechanism, preemption: 'recompute' },
+      mechanism: { ...LIMITS.mechanism, preemption: 'recompute', weighed: false },
       maxRunning: 1,
     });
     submit(1, { content: contentOf(40), maxTokens: 3 });
@@ -170,6 +171,32 @@ describe('the door', () => {
     expect(steps[0]?.items.map(({ id }) => id)).toEqual([3]);
   });
 
+  it('explains who runs, who waits and for what, and who has ended, by all their names', () => {
+    const { submit, step, runtime } = scripted(undefined, { ...LIMITS, maxQueued: 5 });
+    submit(1, { labels: ['mine', 'one'] });
+    submit(2, { labels: ['mine'], priority: 1 });
+    submit(3, { labels: ['theirs'], priority: 9 });
+    expect(runtime.explain('mine').map(({ life }) => life.phase)).toEqual(['prefilling', 'queued']);
+    expect(runtime.explain('2')[0]).toMatchObject({ waitingFor: { kind: 'step', step: 1, victims: [1] } });
+    expect(runtime.explain('theirs')[0]).toMatchObject({ waitingFor: { kind: 'line', ahead: 1, first: 2 } });
+    step();
+    const [preempted] = runtime.explain('one');
+    expect(preempted?.life).toMatchObject({ phase: 'swapping-out', spells: [{}, {}, {}, { preemption: { by: 2 } }] });
+    expect(preempted?.story.join('\n')).toContain('preempted by request 2 (mine): priority 1 outranks its 5');
+    runtime.deliver({ type: 'aborted', id: 3, reason: 'operator' });
+    const [ended] = runtime.explain('3');
+    expect(ended).toMatchObject({ life: { phase: 'done', asked: { by: 'operator' } }, waitingFor: null });
+    expect(ended?.at).toBeGreaterThan(ended?.life.endedAt ?? Number.POSITIVE_INFINITY);
+    expect(runtime.explain('nobody')).toEqual([]);
+  });
+
+  it('explains the latest of very many that are called the same', () => {
+    const { submit, runtime } = scripted(undefined, { ...LIMITS, maxQueued: 500 });
+    for (let id = 1; id <= 200; id += 1) submit(id, { labels: ['same'] });
+    const told = runtime.explain('same');
+    expect([told.length, told[0]?.life.id, told[127]?.life.id]).toEqual([128, 73, 200]);
+  });
+
   it('counts what is kept of ended requests as room that is used and could be had', () => {
     const { submit, step, runtime } = scripted();
     submit(1, { content: contentOf(40), maxTokens: 1 });
@@ -194,6 +221,17 @@ describe('a mistake of our own', () => {
     world.submit(2);
     world.runtime.deliver({ type: 'landed', transfer: 77, micros: 1 });
     expectStopped(world, [1, 2]);
+  });
+
+  it('is told to everybody, also where its recording fails too', () => {
+    const crashed = () => {
+      throw new Error('no room on the disk');
+    };
+    const world = scripted(undefined, LIMITS, { opened() {}, decided() {}, crashed, async close() {} });
+    world.submit(1);
+    world.runtime.deliver({ type: 'landed', transfer: 77, micros: 1 });
+    expect(world.failures[0]?.message).toContain('transfer 77');
+    expectStopped(world, [1]);
   });
 
   it('in a port that a chart calls does too, though the chart would swallow it', () => {

@@ -35,7 +35,7 @@ function generate(
   return new Promise((resolve) => {
     const items: EmittedToken[] = [];
     system.submit(
-      { content: { ...content(seed), ...change }, maxTokens: 6, priority: 0, tenant: '' },
+      { content: { ...content(seed), ...change }, maxTokens: 6, priority: 0, tenant: '', labels: [] },
       { tokens: (more) => void items.push(...more), end: (end) => resolve({ items, end }) },
     );
   });
@@ -45,7 +45,7 @@ const tokensOf = ({ items }: { items: readonly EmittedToken[] }) => items.map(({
 
 describe('the system on its own thread', () => {
   it('gives the same tokens for a seed of 64 bits, with logprobs, in order', async () => {
-    const system = await createThreadedSystem(CONFIG);
+    const system = await createThreadedSystem(CONFIG, 'test');
     const largest = 2n ** 64n - 1n;
     const [first, again, other] = await Promise.all([generate(system, largest), generate(system, largest), generate(system, 1n)]);
     await system.close();
@@ -59,7 +59,7 @@ describe('the system on its own thread', () => {
   });
 
   it('finds the KV of a prompt that it has seen, gives the same tokens on top of it, and shares it under one salt only', async () => {
-    const system = await createThreadedSystem(CONFIG);
+    const system = await createThreadedSystem(CONFIG, 'test');
     const promptTokens = Int32Array.from({ length: 40 }, (_, position) => 3 + position);
     const first = await generate(system, 7n, { promptTokens });
     const again = await generate(system, 7n, { promptTokens });
@@ -71,8 +71,37 @@ describe('the system on its own thread', () => {
     for (const other of [again, salted]) expect(tokensOf(other)).toEqual(tokensOf(first));
   });
 
+  it('explains a request by its number and by what it is called, across the threads', async () => {
+    const system = await createThreadedSystem(CONFIG, 'test');
+    const labels = ['cmpl-1', 'req-1'];
+    await new Promise<RequestEnd>((resolve) => {
+      const request = { content: content(3n), maxTokens: 6, priority: 2, tenant: 'blue', labels };
+      system.submit(request, { tokens() {}, end: resolve });
+    });
+    const [byNumber, byLabel, unknown] = await Promise.all(['1', 'req-1', 'req-2'].map((name) => system.explain(name)));
+    expect([byNumber?.length, byLabel?.length, unknown]).toEqual([1, 1, []]);
+    expect(byLabel?.[0]).toMatchObject({
+      life: {
+        id: 1,
+        labels,
+        tenant: 'blue',
+        priority: 2,
+        generated: 6,
+        outcome: 'length',
+        spells: [{}, {}, { phase: 'decoding' }],
+      },
+      waitingFor: null,
+    });
+    expect(byLabel?.[0]?.story[0]).toMatch(
+      /^Request 1 \(cmpl-1, req-1\) ended after .* and 6 tokens: all 6 that it was allowed\.$/,
+    );
+    expect(byNumber?.[0]?.life).toEqual(byLabel?.[0]?.life);
+    await system.close();
+    await expect(system.explain('1')).rejects.toThrow('restart the server');
+  });
+
   it('answers everything that is asked of it during and after its close', async () => {
-    const system = await createThreadedSystem(CONFIG);
+    const system = await createThreadedSystem(CONFIG, 'test');
     const late = [generate(system, 1n), system.close(), system.close()] as const;
     const [{ end }] = await Promise.all(late);
     expect(end.outcome).toBe('aborted');
@@ -83,16 +112,18 @@ describe('the system on its own thread', () => {
   });
 
   it('refuses a request that has nothing to compute', async () => {
-    const system = await createThreadedSystem(CONFIG);
+    const system = await createThreadedSystem(CONFIG, 'test');
     const empty = { ...content(0n), promptTokens: new Int32Array() };
     const listener = { tokens() {}, end() {} };
-    expect(() => system.submit({ content: empty, maxTokens: 1, priority: 0, tenant: '' }, listener)).toThrow(RangeError);
+    expect(() => system.submit({ content: empty, maxTokens: 1, priority: 0, tenant: '', labels: [] }, listener)).toThrow(
+      RangeError,
+    );
     await system.close();
   });
 
   it('does not start on a model or a memory that cannot be used, and says why', async () => {
-    await expect(createThreadedSystem({ ...CONFIG, model: '/nowhere' })).rejects.toMatchObject({ code: 'bad_model' });
-    const tiny = createThreadedSystem({ ...CONFIG, deviceKvBytes: 100 });
+    await expect(createThreadedSystem({ ...CONFIG, model: '/nowhere' }, 'test')).rejects.toMatchObject({ code: 'bad_model' });
+    const tiny = createThreadedSystem({ ...CONFIG, deviceKvBytes: 100 }, 'test');
     await expect(tiny).rejects.toMatchObject({ code: 'bad_config', message: expect.stringContaining('--device-kv') });
   });
 });
