@@ -1,21 +1,33 @@
 #!/usr/bin/env node
-/** argv and environment -> config -> system thread -> server, or a simulation. Short on purpose: decisions live elsewhere. */
+/** argv and environment -> config -> system thread -> server; or a simulation or a replay. Short on purpose: decisions live elsewhere. */
 import { totalmem } from 'node:os';
 import closeWithGrace from 'close-with-grace';
+import type { FastifyInstance } from 'fastify';
 import { createThreadedSystem } from './actors/thread.js';
-import type { Config } from './core/config.js';
+import { type Config, isExposed } from './core/config.js';
 import { FastswitchError } from './errors.js';
+import { formatSize } from './flags.js';
+import { createBoardServer } from './http/board/recorded.js';
 import { modelInfo } from './http/model.js';
 import { createServer } from './http/server.js';
+import { Tenants } from './http/tenants.js';
 import { loadTokenizer } from './http/tokenizer.js';
+import { keys } from './keys.js';
 import { loadModel } from './native/model.js';
-import { formatSize, helpText, parseOptions, printConfig, version } from './options.js';
+import { helpText, parseOptions, printConfig, version } from './options.js';
+import { board, type Place, type RecordedBoard } from './replay/board.js';
+import { explain, replay } from './replay/command.js';
+import { EXIT } from './replay/flags.js';
 import { simulate } from './simulation/command.js';
 
 const USAGE = `fastswitch ${version()}
 
   fastswitch serve [flags]       serve a model over HTTP; "fastswitch serve --help" explains the flags
+  fastswitch keys --tenant NAME  make an API key for a server with tenants; "fastswitch keys --help"
   fastswitch simulate [flags]    compare presets on a simulated machine; "fastswitch simulate --help"
+  fastswitch replay FILE         say what happened in a recorded run; "fastswitch replay --help"
+  fastswitch explain FILE ID     say what happened to one of its requests; "fastswitch explain --help"
+  fastswitch board FILE          play it on the board of the server; "fastswitch board --help"
   fastswitch --version
 `;
 
@@ -36,39 +48,94 @@ async function serve(argv: readonly string[]): Promise<void> {
 
 /** Serves until a signal comes; resolves when it listens. */
 async function run(config: Config): Promise<void> {
+  if (isExposed(config)) {
+    throw new FastswitchError(
+      'bad_config',
+      `--host is ${config.host}; allowed without keys is an address of loopback (127.0.0.1, ::1, localhost), because whoever reaches the port ` +
+        'could use the server: give it keys with --tenants FILE, or --insecure where something else keeps others out',
+    );
+  }
+  const tenants = new Tenants(config.tenants);
   const model = loadModel(config.model, { maxContext: config.maxContext });
   for (const warning of model.warnings) print(`warning: ${warning}`);
   print(`loading ${model.name}: ${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters in ${model.dtype}`);
-  const [system, tokenizer] = await Promise.all([createThreadedSystem(config), loadTokenizer(config.model)]);
+  const [system, tokenizer] = await Promise.all([createThreadedSystem(config, version()), loadTokenizer(config.model)]);
   const { deviceBlocks, hostBlocks, blockBytes, blockTokens, contextTokensMax } = system.info;
   print(
     `KV blocks of ${blockTokens} tokens, ${formatSize(blockBytes)}: ${deviceBlocks} on the device, ${hostBlocks} on the host; ` +
       `context ${contextTokensMax} tokens`,
   );
+  if (config.journal !== '') {
+    print(
+      `recording to ${config.journal}, ${config.journalContent ? 'with the token ids of prompts and answers' : 'without content'}`,
+    );
+  }
   if (config.deviceKvBytes + config.hostKvBytes > totalmem()) {
     print(
       `warning: --device-kv and --host-kv are more than the ${formatSize(totalmem())} of this machine; it will fail when they fill`,
     );
   }
   const info = modelInfo(config, version(), model, tokenizer.eosToken);
-  const server = createServer({ config, system, tokenizer, model: info, version: version() });
+  const server = createServer({ config, system, tokenizer, model: info, version: version(), tenants });
+  if (tenants.keyed) obeyHangup(tenants);
   // Running answers have their grace inside server.close(); this only bounds the whole.
-  closeWithGrace({ delay: (config.drainSeconds + 10) * 1000 }, async ({ signal, err }) => {
+  const grace = { delay: (config.drainSeconds + 10) * 1000, skip: tenants.keyed ? ['SIGHUP' as const] : [] };
+  closeWithGrace(grace, async ({ signal, err }) => {
     if (err) process.stderr.write(`fastswitch: ${err.stack}\n`);
     else print(`${signal ?? 'end'}: draining for up to ${config.drainSeconds} s`);
     await server.close();
-    await system.close();
+    await system.close().catch((error: Error) => {
+      process.stderr.write(`fastswitch: ${error.message}; it is killed\n`);
+      process.kill(process.pid, 'SIGKILL'); // process.exit would wait for that thread
+    });
   });
   void system.failed.then((error) => {
     process.stderr.write(`fastswitch: the engine stopped and the server with it: ${error.stack}\n`);
     // Clients have their errors; a supervisor starts us anew.
     setTimeout(() => process.exit(1), 500);
   });
-  const address = await server.listen({ host: config.host, port: config.port }).catch((error: NodeJS.ErrnoException) => {
-    const reason = LISTEN_ERRORS[error.code ?? ''] ?? error.message;
-    throw new FastswitchError('bad_config', `cannot listen on ${config.host}:${config.port}: ${reason}`);
+  print(`serving ${info.name} on ${await listen(server, config)}`);
+}
+
+/** Says who is served, and reads the file of the tenants again whenever SIGHUP comes; a wrong one changes nothing. */
+function obeyHangup(tenants: Tenants): void {
+  const said = (): void => {
+    for (const warning of tenants.warnings) print(`warning: ${warning}`);
+    print(
+      `${tenants.all().length} tenants: ${tenants
+        .all()
+        .map(({ name }) => name)
+        .join(', ')}`,
+    );
+  };
+  said();
+  process.on('SIGHUP', () => {
+    try {
+      tenants.reload();
+      said();
+    } catch (error) {
+      process.stderr.write(`fastswitch: the tenants stay as they were: ${(error as Error).message}\n`);
+    }
   });
-  print(`serving ${info.name} on ${address}`);
+}
+
+/** Answers the address. */
+function listen(server: FastifyInstance, { host, port }: Place): Promise<string> {
+  return server.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {
+    const reason = LISTEN_ERRORS[error.code ?? ''] ?? error.message;
+    throw new FastswitchError('bad_config', `cannot listen on ${host}:${port}: ${reason}`);
+  });
+}
+
+/** Serves the board of a recording until a signal comes. */
+async function serveBoard({ about, player }: RecordedBoard, place: Place, listening: (address: string) => void): Promise<void> {
+  const server = createBoardServer({ about, player, host: place.host, logLevel: 'error' });
+  listening(await listen(server, place));
+  // A second signal ends the process at once.
+  await new Promise((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, resolve);
+  });
+  await server.close();
 }
 
 function print(line: string): void {
@@ -81,12 +148,22 @@ for (const stream of [process.stdout, process.stderr]) stream.on('error', () => 
 async function main(): Promise<void> {
   const [command, ...rest] = process.argv.slice(2);
   if (command === 'serve') return serve(rest);
+  const standard = (text: string) => void process.stdout.write(text);
+  const progress = (text: string) => void process.stderr.write(text);
+  const output = { standard, progress, terminal: process.stderr.isTTY === true };
   if (command === 'simulate') {
-    const standard = (text: string) => void process.stdout.write(text);
-    const progress = (text: string) => void process.stderr.write(text);
-    await simulate(rest, { standard, progress, terminal: process.stderr.isTTY === true });
+    await simulate(rest, output, version());
     return;
   }
+  if (command === 'replay' || command === 'explain') {
+    process.exitCode = await (command === 'replay' ? replay : explain)(rest, output);
+    return;
+  }
+  if (command === 'board') {
+    process.exitCode = await board(rest, output, version(), serveBoard);
+    return;
+  }
+  if (command === 'keys') return keys(rest, output);
   if (command === '--version') return print(version());
   if (command === undefined || command === '--help') return print(USAGE);
   throw new FastswitchError('bad_config', `unknown command "${command}"\n\n${USAGE}`);
@@ -94,5 +171,5 @@ async function main(): Promise<void> {
 
 main().catch((error: unknown) => {
   process.stderr.write(error instanceof FastswitchError ? `fastswitch: ${error.message}\n` : `${(error as Error).stack}\n`);
-  process.exit(1);
+  process.exit(error instanceof FastswitchError && error.code === 'other_version' ? EXIT.otherVersion : EXIT.wrong);
 });

@@ -18,7 +18,7 @@ import {
 } from './core/config.js';
 import { PRESET_NAMES, PRESETS } from './core/presets.js';
 import { FastswitchError } from './errors.js';
-import { suggestion, wrap } from './flags.js';
+import { formatSize, parseSize, SIZES, suggestion, wrap } from './flags.js';
 import { packageRoot } from './native/index.js';
 
 /** Flags that are about the command line itself and no part of the configuration. */
@@ -41,7 +41,7 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
   Scheduling: {
     preset: 'How KV is allocated, moved and kept; the presets are listed below.',
     policy:
-      "Who goes first: fcfs by arrival, priority by what requests bring, vtc by what the tenant has had, mlfq by how long it has run; auto: the preset's own.",
+      "Who goes first: fcfs by arrival, priority by what requests bring, vtc and fair by what the tenant has had (fair also preempts), mlfq by how long it has run, edf by deadlines; auto: the preset's own.",
     maxBatchTokens: 'Most tokens computed in one step; more: better throughput, longer steps.',
     maxRunning: 'Most requests in one step.',
     maxQueued: 'Most requests that wait, queued or preempted, before new ones get 429.',
@@ -55,14 +55,25 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
   HTTP: {
     host: 'Address to listen on.',
     port: 'Port to listen on; 0: any free one.',
+    tenants:
+      'JSON file of the tenants and their keys ("fastswitch keys" makes them), read again on SIGHUP; empty: no keys, one anonymous tenant.',
+    insecure: 'Listen on more than loopback although there are no keys: whoever reaches the port may use it.',
+    privateMetrics: 'With keys: GET /metrics needs one, too, of a tenant with "admin" or "metrics".',
     bodyLimitBytes: 'Largest request body.',
     stallSeconds: 'A stream whose client reads nothing for this long is aborted.',
     drainSeconds: 'After SIGTERM running requests may finish for this long.',
+    admin: 'Whoever reaches the board (/board) may change priorities, abort requests and drain the server.',
     logLevel: 'What is logged.',
+  },
+  Recording: {
+    journal:
+      'Folder for the journal: what came from outside, when, and a digest of what was decided on it, for "fastswitch replay". Lengths and times, no prompts and no answers; empty: none.',
+    journalContent: 'Put the token ids of prompts and answers into the journal, too.',
+    journalSegmentBytes: 'A file of the journal that is so long is followed by another.',
   },
 };
 
-type Kind = 'path' | 'text' | 'preset' | 'choice' | 'size' | 'seconds' | 'integer';
+type Kind = 'path' | 'dir' | 'file' | 'text' | 'preset' | 'choice' | 'switch' | 'size' | 'seconds' | 'integer';
 
 interface Option {
   readonly key: keyof Config;
@@ -83,8 +94,10 @@ const OPTIONS: readonly Option[] = Object.entries(GROUPS).flatMap(([group, about
 );
 
 const CONFIG_FLAGS: readonly string[] = OPTIONS.map(({ flag }) => flag);
-/** All that take a value. */
-const VALUED_FLAGS: readonly string[] = [CONFIG_FLAG, ...CONFIG_FLAGS];
+/** All that can be given in the environment. */
+const GIVEN_FLAGS: readonly string[] = [CONFIG_FLAG, ...CONFIG_FLAGS];
+/** Those that stand alone on the command line. */
+const CONFIG_SWITCHES: readonly string[] = OPTIONS.filter(({ kind }) => kind === 'switch').map(({ flag }) => flag);
 
 /** `deviceKvBytes` -> `device-kv`: a size is written with its own unit. */
 function flagOf(key: keyof Config): string {
@@ -93,7 +106,10 @@ function flagOf(key: keyof Config): string {
 
 function kindOf(key: keyof Config): Kind {
   if (key === 'model') return 'path';
+  if (key === 'journal') return 'dir';
+  if (key === 'tenants') return 'file';
   if (key === 'preset') return 'preset';
+  if (typeof DEFAULTS[key as keyof typeof DEFAULTS] === 'boolean') return 'switch';
   if (key in CHOICES) return 'choice';
   if (!(key in RANGES)) return 'text';
   if (key.endsWith('Bytes')) return 'size';
@@ -113,7 +129,7 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 /** What was given, and where, in the words of the one who gave it. */
 interface Given {
-  readonly value: string | number;
+  readonly value: string | number | boolean;
   readonly source: Source;
   readonly name: string;
 }
@@ -156,7 +172,9 @@ function readFlags(argv: readonly string[]): Map<string, Given> {
     options: {
       help: { type: 'boolean', short: 'h' },
       version: { type: 'boolean' },
-      ...Object.fromEntries(VALUED_FLAGS.map((flag) => [flag, { type: 'string' as const }])),
+      ...Object.fromEntries(
+        GIVEN_FLAGS.map((flag) => [flag, { type: CONFIG_SWITCHES.includes(flag) ? ('boolean' as const) : ('string' as const) }]),
+      ),
     },
   });
   const flags = new Map<string, Given>();
@@ -164,9 +182,12 @@ function readFlags(argv: readonly string[]): Map<string, Given> {
     if (token.kind === 'positional') throw badConfig(`unexpected argument "${token.value}": every option is a flag, see --help`);
     if (token.kind !== 'option') continue;
     if (Object.hasOwn(SWITCHES, token.name)) flags.set(token.name, { value: '', source: 'flag', name: token.rawName });
-    else if (!VALUED_FLAGS.includes(token.name))
-      throw badConfig(`unknown flag ${token.rawName}${suggestion(token.name, VALUED_FLAGS, (flag) => `--${flag}`)}`);
-    else if (token.value === undefined || (!token.inlineValue && token.value.startsWith('--'))) {
+    else if (!GIVEN_FLAGS.includes(token.name))
+      throw badConfig(`unknown flag ${token.rawName}${suggestion(token.name, GIVEN_FLAGS, (flag) => `--${flag}`)}`);
+    else if (CONFIG_SWITCHES.includes(token.name)) {
+      if (token.value !== undefined) throw badConfig(`${token.rawName} takes no value: leave it out to switch it off`);
+      flags.set(token.name, { value: true, source: 'flag', name: token.rawName });
+    } else if (token.value === undefined || (!token.inlineValue && token.value.startsWith('--'))) {
       throw badConfig(`${token.rawName} needs a value: ${token.rawName} VALUE or ${token.rawName}=VALUE`);
     } else flags.set(token.name, { value: token.value, source: 'flag', name: token.rawName });
   }
@@ -182,13 +203,13 @@ function variableOf(flag: string): string {
 }
 
 function readEnvironment(environment: Environment): Map<string, Given> {
-  const flags = new Map(VALUED_FLAGS.map((flag) => [variableOf(flag), flag]));
+  const flags = new Map(GIVEN_FLAGS.map((flag) => [variableOf(flag), flag]));
   const variables = new Map<string, Given>();
   for (const [name, value] of Object.entries(environment)) {
     if (!name.startsWith(PREFIX) || name.startsWith(TEST_PREFIX)) continue;
     const flag = flags.get(name);
     if (flag === undefined)
-      throw badConfig(`unknown variable ${name}${suggestion(name.slice(PREFIX.length), VALUED_FLAGS, variableOf)}`);
+      throw badConfig(`unknown variable ${name}${suggestion(name.slice(PREFIX.length), GIVEN_FLAGS, variableOf)}`);
     // Container files can declare a variable but not leave it out: empty means not given.
     if (value !== undefined && value !== '') variables.set(flag, { value, source: 'environment', name });
   }
@@ -211,8 +232,8 @@ function readFile(path: string): Map<string, Given> {
     if (option === undefined)
       throw badConfig(`unknown key "${key}" in ${path}${suggestion(key, CONFIG_FLAGS, (flag) => `"${flag}"`)}`);
     const name = `"${key}" in ${path}`;
-    const numeric = option.key in RANGES;
-    if (typeof value !== 'string' && !(numeric && typeof value === 'number')) {
+    const own = option.kind === 'switch' ? 'boolean' : option.key in RANGES ? 'number' : 'string';
+    if (typeof value !== 'string' && typeof value !== own) {
       throw badConfig(`${name} is ${JSON.stringify(value)}; allowed is ${allowed(option)}`);
     }
     entries.set(key, { value, source: 'file', name });
@@ -220,17 +241,22 @@ function readFile(path: string): Map<string, Given> {
   return entries;
 }
 
-function parseValue(option: Option, { value, name }: Given): string | number {
+function parseValue(option: Option, { value, name }: Given): string | number | boolean {
   const parsed = parseKind(option, String(value));
   if (parsed === null) throw badConfig(`${name} is ${JSON.stringify(value)}; allowed is ${allowed(option)}`);
   return parsed;
 }
 
 /** The value of an option from its text; null where the text is not of its kind. */
-function parseKind(option: Option, text: string): string | number | null {
+function parseKind(option: Option, text: string): string | number | boolean | null {
   switch (option.kind) {
     case 'path':
       return text === '' ? null : resolve(text);
+    case 'dir':
+    case 'file':
+      return text === '' ? '' : resolve(text);
+    case 'switch':
+      return text === 'true' ? true : text === 'false' ? false : null;
     case 'text':
     case 'preset':
       return text;
@@ -245,39 +271,11 @@ function parseKind(option: Option, text: string): string | number | null {
   }
 }
 
-const SIZE_UNITS: readonly { readonly name: string; readonly bytes: number }[] = [
-  'TiB',
-  'GiB',
-  'MiB',
-  'KiB',
-  'TB',
-  'GB',
-  'MB',
-  'KB',
-].map((name) => ({ name, bytes: (name.length === 3 ? 1024 : 1000) ** ('KMGT'.indexOf(name.charAt(0)) + 1) }));
-
-/** How to write a size. */
-const SIZES = 'like 64MiB, 1.5GiB, 200MB, or plain bytes';
-
-/** Bytes of `64MiB`, `1.5 GiB`, `200MB`, `4096`; whole bytes, rounded down. Null where the text is no size. */
-export function parseSize(text: string): number | null {
-  const match = /^(\d+(?:\.\d+)?) ?([KMGT]i?B|B)?$/i.exec(text);
-  if (match === null) return null;
-  const [, number = '', given = 'B'] = match;
-  const unit = SIZE_UNITS.find(({ name }) => name.toLowerCase() === given.toLowerCase())?.bytes ?? 1;
-  const bytes = Math.floor(Number(number) * unit);
-  return Number.isSafeInteger(bytes) ? bytes : null;
-}
-
-/** The shortest text with a binary unit that `parseSize` reads back as exactly these bytes. */
-export function formatSize(bytes: number): string {
-  const unit = SIZE_UNITS.find((candidate) => candidate.name.length === 3 && bytes % candidate.bytes === 0);
-  return unit === undefined || bytes === 0 ? String(bytes) : `${bytes / unit.bytes}${unit.name}`;
-}
-
 /** What an option accepts, in words. */
 function allowed({ key, kind }: Option): string {
   if (kind === 'path') return 'a path';
+  if (kind === 'dir' || kind === 'file') return `a ${kind === 'dir' ? 'folder' : 'file'}, or "" for none`;
+  if (kind === 'switch') return 'true or false';
   if (kind === 'text') return 'a text';
   if (kind === 'preset') return `one of ${PRESET_NAMES.join(', ')}, or one with changes, see --help`;
   if (kind === 'choice') return `one of ${choicesOf(key).join(', ')}`;
@@ -327,7 +325,7 @@ export function helpText(): string {
     if (option.group !== OPTIONS[position - 1]?.group) lines.push('', option.group);
     const value = option.kind === 'choice' ? choicesOf(option.key).join('|') : option.kind.toUpperCase();
     const more = `Default ${formatValue(option, example)}; ${variableOf(option.flag)}.`;
-    lines.push(...entry(`--${option.flag} ${value}`, option.about, more));
+    lines.push(...entry(option.kind === 'switch' ? `--${option.flag}` : `--${option.flag} ${value}`, option.about, more));
   }
   lines.push('', 'Command line');
   lines.push(

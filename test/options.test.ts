@@ -6,7 +6,8 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { type Config, checkConfig, DEFAULTS, presetOf } from '../src/core/config.js';
 import { PRESET_NAMES, PRESETS } from '../src/core/presets.js';
 import { FastswitchError } from '../src/errors.js';
-import { formatSize, helpText, parseOptions, parseSize, printConfig, version } from '../src/options.js';
+import { formatSize, parseSize } from '../src/flags.js';
+import { helpText, parseOptions, printConfig, version } from '../src/options.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'fastswitch-options-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -90,6 +91,24 @@ describe('options', () => {
     expect(configOf([], { FASTSWITCH_PORT: '', FASTSWITCH_TEST_SEEDS: '3', PORT: 'x' }).port).toBe(8080);
   });
 
+  it('have a switch that stands alone among the flags, and is true or false elsewhere', () => {
+    expect(configOf(['--journal-content', '--journal', 'a/b'])).toMatchObject({ journalContent: true, journal: resolve('a/b') });
+    expect(configOf([], { FASTSWITCH_JOURNAL_CONTENT: 'true' }).journalContent).toBe(true);
+    expect(configOf([], { FASTSWITCH_JOURNAL_CONTENT: '' }).journalContent).toBe(false);
+    for (const value of [true, 'true'])
+      expect(configOf(['--config', file({ 'journal-content': value })]).journalContent).toBe(true);
+    const path = file({ 'journal-content': true });
+    const { config, sources } = serve(['--config', path], { FASTSWITCH_JOURNAL_CONTENT: 'false' });
+    expect([config.journalContent, sources.journalContent]).toEqual([false, 'environment']);
+  });
+
+  it('leave the journal out, and can do so against a file', () => {
+    expect(configOf().journal).toBe('');
+    const path = file({ journal: 'a/b' });
+    expect(configOf(['--config', path]).journal).toBe(resolve('a/b'));
+    expect(configOf(['--config', path, '--journal=']).journal).toBe('');
+  });
+
   it('can ask for the help or the version instead', () => {
     expect(parseOptions(['--port', '1', '--help'], {})).toEqual({ show: 'help' });
     expect(parseOptions(['-h'], {})).toEqual({ show: 'help' });
@@ -100,7 +119,7 @@ describe('options', () => {
 
 describe('a preset', () => {
   it('brings its own policy, unless there is one of its own', () => {
-    expect(presetOf(configOf())).toMatchObject({ name: 'default', policy: 'fcfs' });
+    expect(presetOf(configOf())).toMatchObject({ name: 'default', policy: 'fair' });
     expect(presetOf(configOf(['--preset', 'vtc']))).toMatchObject({ name: 'vtc', policy: 'vtc' });
     expect(presetOf(configOf(['--preset', 'vtc', '--policy', 'mlfq'])).policy).toBe('mlfq');
   });
@@ -148,7 +167,12 @@ describe('what cannot be used', () => {
       {},
       '--threads is "1.5"; allowed is an integer, 0 to 1024',
     ],
-    ['a choice that is none', ['--policy', 'lifo'], {}, '--policy is "lifo"; allowed is one of auto, fcfs, priority, vtc, mlfq'],
+    [
+      'a choice that is none',
+      ['--policy', 'lifo'],
+      {},
+      '--policy is "lifo"; allowed is one of auto, fcfs, priority, vtc, fair, mlfq, edf',
+    ],
     ['a preset that is none', ['--preset', 'vllm'], {}, `--preset: no preset "vllm"; there are ${PRESET_NAMES.join(', ')}`],
     ['no preset', ['--preset='], {}, `--preset: no preset ""; there are ${PRESET_NAMES.join(', ')}`],
     [
@@ -158,6 +182,25 @@ describe('what cannot be used', () => {
       'FASTSWITCH_PRESET: preset "default+waits=never": write +waits= and one of sync, async, adaptive',
     ],
     ['an empty path', ['--model='], {}, '--model is ""; allowed is a path'],
+    ['a value of a switch', ['--journal-content=yes'], {}, '--journal-content takes no value: leave it out to switch it off'],
+    [
+      'an argument behind a switch',
+      ['--journal-content', 'yes'],
+      {},
+      'unexpected argument "yes": every option is a flag, see --help',
+    ],
+    [
+      'a switch that is neither on nor off',
+      [],
+      { FASTSWITCH_JOURNAL_CONTENT: '1' },
+      'FASTSWITCH_JOURNAL_CONTENT is "1"; allowed is true or false',
+    ],
+    [
+      'a segment for a handful of records',
+      ['--journal-segment', '1KiB'],
+      {},
+      '--journal-segment is 1KiB; allowed is a size (like 64MiB, 1.5GiB, 200MB, or plain bytes), at least 64KiB',
+    ],
     [
       'a size that is none',
       [],
@@ -190,6 +233,8 @@ describe('what cannot be used', () => {
     ['a number where a preset is meant', { preset: 1 }, '"preset" in FILE is 1; allowed is one of vllm-0.3, vllm-1, '],
     ['a preset that is none', { preset: 'vllm' }, '"preset" in FILE: no preset "vllm"; there are vllm-0.3, vllm-1, '],
     ['a value of another kind', { port: true }, '"port" in FILE is true; allowed is an integer, 0 to 65535'],
+    ['a number where a switch is meant', { 'journal-content': 1 }, '"journal-content" in FILE is 1; allowed is true or false'],
+    ['a switch where a folder is meant', { journal: true }, '"journal" in FILE is true; allowed is a folder, or "" for none'],
     ['a number out of range', { port: -1 }, '"port" in FILE is -1; allowed is an integer, 0 to 65535'],
   ];
   for (const [what, content, message] of files) {
@@ -242,12 +287,15 @@ describe('help and the printed configuration', () => {
   it('explain every flag and its variable in at most 100 columns', () => {
     const text = helpText();
     for (const [flag, variable] of flagOf) {
-      expect(text).toContain(`  --${flag} `);
+      expect(text).toMatch(new RegExp(`  --${flag}[ \\n]`));
       expect(text).toContain(` ${variable}.`);
     }
     for (const flag of ['--config', '--help', '--version']) expect(text).toContain(`  ${flag}`);
     expect(Math.max(...text.split('\n').map((line) => line.length))).toBeLessThanOrEqual(100);
     expect(text).toContain('Default 256MiB; FASTSWITCH_DEVICE_KV.');
+    expect(text).toMatch(/ {2}--journal DIR +Folder/);
+    expect(text).toMatch(/ {2}--journal-content +Put the token ids/);
+    expect(text).toContain('Default false; FASTSWITCH_JOURNAL_CONTENT.');
   });
 
   it('explain every preset, and how to change one', () => {

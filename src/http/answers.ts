@@ -10,6 +10,7 @@ import type {
   CompletionLogprobsBody,
   CompletionResponseBody,
   FinishReason,
+  TimingBody,
   UsageBody,
 } from './schema.js';
 import type { Tokenizer } from './tokenizer.js';
@@ -23,6 +24,12 @@ export interface Heading {
   readonly created: number;
   readonly model: string;
   readonly system_fingerprint: string;
+}
+
+/** What is beside the choices; `timing` only where it was asked for. */
+export interface Counts {
+  readonly usage: UsageBody;
+  readonly timing?: TimingBody;
 }
 
 /** One endpoint's way of saying it. */
@@ -40,7 +47,7 @@ export interface Answers {
     heading: Heading,
     pieces: readonly Piece[],
     finishes: readonly FinishReason[],
-    usage: UsageBody,
+    counts: Counts,
   ): ChatResponseBody | CompletionResponseBody;
 }
 
@@ -136,7 +143,7 @@ export class ChatAnswers implements Answers {
     };
   }
 
-  whole(heading: Heading, pieces: readonly Piece[], finishes: readonly FinishReason[], usage: UsageBody): ChatResponseBody {
+  whole(heading: Heading, pieces: readonly Piece[], finishes: readonly FinishReason[], counts: Counts): ChatResponseBody {
     return {
       ...heading,
       object: 'chat.completion',
@@ -147,7 +154,7 @@ export class ChatAnswers implements Answers {
         finish_reason: finishes[index] as FinishReason,
         ...this.#tokens(piece),
       })),
-      usage,
+      ...counts,
       ...(this.#wantsTokens ? { prompt_token_ids: Array.from(this.#prompt) } : {}),
     };
   }
@@ -203,7 +210,7 @@ export class CompletionAnswers implements Answers {
     return { index, text: piece.text, logprobs, finish_reason: finish, ...this.#tokens(piece) };
   }
 
-  whole(heading: Heading, pieces: readonly Piece[], finishes: readonly FinishReason[], usage: UsageBody): CompletionResponseBody {
+  whole(heading: Heading, pieces: readonly Piece[], finishes: readonly FinishReason[], counts: Counts): CompletionResponseBody {
     return {
       ...heading,
       object: 'text_completion',
@@ -215,7 +222,7 @@ export class CompletionAnswers implements Answers {
         ...this.#tokens(piece),
         ...(this.#wantsTokens ? this.#prompt(index) : {}),
       })),
-      usage,
+      ...counts,
     };
   }
 

@@ -10,8 +10,11 @@ import type { FastifyReply } from 'fastify';
 import type { System } from '../actors/system.js';
 import type { Config } from '../core/config.js';
 import { FastswitchError } from '../errors.js';
-import { type Answers, ChatAnswers, CompletionAnswers, type Heading, usageOf } from './answers.js';
+import { callerOf } from './access.js';
+import { type Answers, ChatAnswers, CompletionAnswers, type Counts, type Heading, usageOf } from './answers.js';
+import { Attendance, standingOf } from './attendance.js';
 import { eventStream, KEEP_ALIVE_MILLIS } from './event-stream.js';
+import type { Gate } from './gate.js';
 import { type ChoiceRequest, Generation, type OpenGenerations, type Piece } from './generation.js';
 import type { ModelInfo } from './model.js';
 import {
@@ -30,7 +33,10 @@ import {
   type CompletionRequestBody,
   type FinishReason,
 } from './schema.js';
+import type { Tenants } from './tenants.js';
+import { timingBody } from './timing.js';
 import type { Tokenizer } from './tokenizer.js';
+import type { WaitingRoom } from './waiting-room.js';
 
 /** OpenAI's default of the legacy endpoint. A chat may use the rest of the context. */
 const COMPLETION_TOKENS_DEFAULT = 16;
@@ -43,7 +49,15 @@ export interface CompletionsParts {
   readonly tokenizer: Tokenizer;
   readonly model: ModelInfo;
   readonly open: OpenGenerations;
+  readonly tenants: Tenants;
+  readonly gate: Gate;
+  readonly room: WaitingRoom;
+  /** Of fastswitch. */
+  readonly version: string;
 }
+
+/** Where a request does not say how much it may generate, this much of it is charged at first: what it used is known later. */
+const UNNAMED_TOKENS_CHARGED = 512;
 
 /** A prompt with what it may generate. */
 interface Prompt {
@@ -77,7 +91,7 @@ export class Completions {
 
   async chat(body: ChatRequestBody, reply: FastifyReply): Promise<FastifyReply> {
     const { tokenizer, system } = this.#parts;
-    this.#requireModel(body.model);
+    this.#begin(body.model, reply);
     const topLogprobs = chatTopLogprobs(body);
     const maxTokens = body.max_completion_tokens ?? body.max_tokens;
     const asked = parameters(body, CHAT_FOREIGN, topLogprobs, maxTokens, system.info.vocabularySize, this.#parts.model.sampling);
@@ -94,7 +108,7 @@ export class Completions {
 
   async completion(body: CompletionRequestBody, reply: FastifyReply): Promise<FastifyReply> {
     const { tokenizer, system } = this.#parts;
-    this.#requireModel(body.model);
+    this.#begin(body.model, reply);
     refuseCompletionExtras(body);
     const asked = parameters(
       body,
@@ -127,6 +141,12 @@ export class Completions {
     if (typeof prompt === 'string') return this.#parts.tokenizer.encodePrompt(prompt, addSpecial, contextTokensMax, 'prompt');
     for (const token of prompt) requireToken(token, vocabularySize, 'prompt');
     return Int32Array.from(prompt);
+  }
+
+  /** What can be refused before anything is computed. */
+  #begin(model: string, { request }: FastifyReply): void {
+    this.#requireModel(model);
+    this.#parts.gate.preview(callerOf(request).tenant);
   }
 
   #requireModel(name: string): void {
@@ -177,9 +197,10 @@ export class Completions {
     return scattered(scattered(BigInt(this.#parts.config.seed)) ^ this.#drawn);
   }
 
-  #choiceRequests({ asked, prompts }: Job): ChoiceRequest[] {
+  #choiceRequests({ asked, prompts }: Job, attendance: Attendance, labels: readonly string[]): ChoiceRequest[] {
     const stopTokens = asked.ignoreEos ? asked.stopTokens : [...new Set([...this.#parts.model.stopTokens, ...asked.stopTokens])];
-    const { stop, priority, tenant, cacheSalt, sampling } = asked;
+    const { stop, cacheSalt, sampling } = asked;
+    const { account, priority, objective } = attendance.standing;
     return prompts.flatMap(({ tokens, maxTokens }) =>
       Array.from({ length: asked.choices }, (_, choice) => ({
         promptTokens: tokens,
@@ -188,53 +209,91 @@ export class Completions {
         stop,
         maxTokens,
         priority,
-        tenant,
+        tenant: account,
         cacheSalt,
+        labels,
+        deadlines: { ttftMicros: micros(objective.ttftSeconds), tbtMicros: micros(objective.tbtSeconds) },
+        // A prompt is served once, whatever the number of its choices.
+        meter: attendance.meter(choice === 0 ? tokens.length : 0),
       })),
     );
   }
 
+  /** What the job may use at most, as its tenant is charged for it. */
+  #asked({ idPrefix, asked, prompts }: Job, { id, model }: Heading) {
+    const promptTokens = prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const completions = prompts.map(({ maxTokens }) =>
+      asked.maxTokens === null ? Math.min(maxTokens, UNNAMED_TOKENS_CHARGED) : maxTokens,
+    );
+    const tokens = promptTokens + asked.choices * completions.reduce((sum, most) => sum + most, 0);
+    const operation = idPrefix === 'chatcmpl' ? ('chat' as const) : ('text_completion' as const);
+    return { operation, model, responseId: id, promptTokens, wish: { choices: prompts.length * asked.choices, tokens } };
+  }
+
   async #answer(job: Job, reply: FastifyReply): Promise<FastifyReply> {
-    const { system, tokenizer, open } = this.#parts;
+    const { system, tokenizer, open, room } = this.#parts;
     this.#refuseCrowd(job.prompts.length * job.asked.choices);
     if (reply.raw.destroyed) return reply.hijack();
-    const generation = new Generation(system, tokenizer, this.#choiceRequests(job), job.asked.stream);
+    // Under both names it can be asked about, from now on.
+    const heading = this.#heading(job.idPrefix);
+    const standing = standingOf(reply.request, job.asked.user, job.asked.priority);
+    const attendance = new Attendance(this.#parts, standing, this.#asked(job, heading), reply);
+    const requests = this.#choiceRequests(job, attendance, [heading.id, reply.request.id]);
+    const generation = new Generation(system, tokenizer, requests, job.asked.stream);
     open.add(generation);
     reply.raw.once('close', () => {
       open.delete(generation);
       generation.abort('client');
     });
     this.#watchForStall(generation, reply);
-    generation.submit();
-    return job.asked.stream ? this.#stream(job, generation, reply) : this.#whole(job, generation, reply);
+    attendance.attend(generation);
+    if (job.asked.stream) room.watch(generation, () => attendance.place);
+    const counts = (): Promise<Counts> => this.#counts(job, heading, generation, attendance);
+    return job.asked.stream
+      ? this.#stream(job, heading, generation, reply, counts)
+      : this.#whole(job, heading, generation, reply, counts);
   }
 
-  async #stream({ asked, answers, prompts, idPrefix }: Job, generation: Generation, reply: FastifyReply): Promise<FastifyReply> {
+  /** What stands beside the choices, once all of them have ended. */
+  async #counts({ prompts, asked }: Job, { id }: Heading, generation: Generation, attendance: Attendance): Promise<Counts> {
+    const usage = usageOf(
+      prompts.map(({ tokens }) => tokens),
+      generation.choices,
+    );
+    if (!asked.returnTiming) return { usage };
+    return { usage, timing: timingBody(await this.#parts.system.explain(id), attendance.lineSeconds) };
+  }
+
+  async #stream(
+    job: Job,
+    heading: Heading,
+    generation: Generation,
+    reply: FastifyReply,
+    counts: () => Promise<Counts>,
+  ): Promise<FastifyReply> {
+    const { asked, answers } = job;
     // Until the first token a failure is an HTTP status; but a client that waits for long must hear something.
     await generation.changed(KEEP_ALIVE_MILLIS);
     if (generation.abandoned) return reply.hijack();
     if (generation.failure !== null) throw generation.failure;
-    const options = {
-      heading: this.#heading(idPrefix),
-      answers,
-      prompts: prompts.map(({ tokens }) => tokens),
-      includeUsage: asked.includeUsage,
-    };
+    const options = { heading, answers, counts, includeUsage: asked.includeUsage, includeTiming: asked.returnTiming };
     reply.headers({ 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' });
     return reply.send(Readable.from(eventStream(generation, options), { objectMode: false }));
   }
 
-  async #whole({ answers, prompts, idPrefix }: Job, generation: Generation, reply: FastifyReply): Promise<FastifyReply> {
+  async #whole(
+    { answers }: Job,
+    heading: Heading,
+    generation: Generation,
+    reply: FastifyReply,
+    counts: () => Promise<Counts>,
+  ): Promise<FastifyReply> {
     while (!generation.counted) await generation.changed(null);
     if (generation.abandoned) return reply.hijack();
     if (generation.failure !== null) throw generation.failure;
     const pieces = generation.choices.map((choice) => choice.take() ?? NOTHING);
     const finishes = generation.choices.map((choice) => choice.finish as FinishReason);
-    const usage = usageOf(
-      prompts.map(({ tokens }) => tokens),
-      generation.choices,
-    );
-    return reply.send(answers.whole(this.#heading(idPrefix), pieces, finishes, usage));
+    return reply.send(answers.whole(heading, pieces, finishes, await counts()));
   }
 
   /** Gives up a client that takes nothing for `stallSeconds` although something is there for it. */
@@ -262,6 +321,10 @@ export class Completions {
       system_fingerprint: model.fingerprint,
     };
   }
+}
+
+function micros(seconds: number | null): number | null {
+  return seconds === null ? null : Math.round(seconds * 1e6);
 }
 
 function promptsOf(prompt: CompletionRequestBody['prompt']): readonly (string | readonly number[])[] {

@@ -1,8 +1,7 @@
 /**
  * A generation as server-sent events. All that is there when the socket is ready goes out in one write.
  */
-import type { Answers, Heading } from './answers.js';
-import { usageOf } from './answers.js';
+import type { Answers, Counts, Heading } from './answers.js';
 import { errorBody } from './error-answers.js';
 import type { Choice, Generation, Piece } from './generation.js';
 
@@ -14,8 +13,10 @@ const NOTHING: Piece = { text: '', tokens: [], shown: [] };
 export interface EventStreamOptions {
   readonly heading: Heading;
   readonly answers: Answers;
-  readonly prompts: readonly Int32Array[];
   readonly includeUsage: boolean;
+  readonly includeTiming: boolean;
+  /** What stands beside the choices; asked for once, when all of them have ended. */
+  counts(): Promise<Counts>;
 }
 
 class Frames {
@@ -38,8 +39,9 @@ class Frames {
     return `${this.#head}${extra},"choices":[${JSON.stringify(choice)}]${this.#usageMember}}\n\n`;
   }
 
-  usage(usage: object): string {
-    return `${this.#head},"choices":[],"usage":${JSON.stringify(usage)}}\n\n`;
+  /** The last frame, without choices. */
+  counts(counts: Partial<Counts>): string {
+    return `${this.#head},"choices":[],${JSON.stringify(counts).slice(1)}\n\n`;
   }
 }
 
@@ -76,7 +78,7 @@ export async function* eventStream(generation: Generation, options: EventStreamO
   const frames = new Frames(options);
   const told = generation.choices.map(() => ({ opened: false, finished: false }));
   while (!generation.abandoned) {
-    let out = '';
+    let out = generation.takeNotes();
     generation.choices.forEach((choice, index) => {
       out += choiceFrames(frames, options.answers, choice, index, told[index] as { opened: boolean; finished: boolean });
     });
@@ -84,9 +86,11 @@ export async function* eventStream(generation: Generation, options: EventStreamO
       yield `${out}data: ${JSON.stringify(errorBody(generation.failure))}\n\ndata: [DONE]\n\n`;
       return;
     }
-    if (options.includeUsage ? generation.counted : generation.done) {
-      const usage = options.includeUsage ? frames.usage(usageOf(options.prompts, generation.choices)) : '';
-      yield `${out}${usage}data: [DONE]\n\n`;
+    const counting = options.includeUsage || options.includeTiming;
+    if (counting ? generation.counted : generation.done) {
+      const { usage, ...rest } = counting ? await options.counts() : {};
+      const counts = options.includeUsage ? { usage, ...rest } : rest;
+      yield `${out}${counting ? frames.counts(counts as Partial<Counts>) : ''}data: [DONE]\n\n`;
       return;
     }
     if (out !== '') yield out;

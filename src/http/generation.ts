@@ -5,10 +5,11 @@
  * nobody has taken yet waits in the choice, up to a limit.
  */
 
-import type { Listener, RequestEnd } from '../actors/ports.js';
+import type { Listener, RequestEnd, Turn } from '../actors/ports.js';
 import type { System } from '../actors/system.js';
-import type { EmittedToken, RequestId, Sampling, TokenLogprobs } from '../core/types.js';
+import type { Deadlines, EmittedToken, RequestId, Sampling, TokenLogprobs } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
+import type { Meter } from './meter.js';
 import type { FinishReason } from './schema.js';
 import { StopStrings, type TextStream } from './text-stream.js';
 import type { Tokenizer } from './tokenizer.js';
@@ -44,6 +45,11 @@ export interface ChoiceRequest {
   readonly priority: number;
   readonly tenant: string;
   readonly cacheSalt: string;
+  /** What the world calls it: the ids of the answer and of the HTTP request. */
+  readonly labels: readonly string[];
+  /** Its objectives. */
+  readonly deadlines: Deadlines;
+  readonly meter: Meter;
 }
 
 function codePoints(text: string): number {
@@ -58,11 +64,16 @@ export class Choice implements Listener {
   readonly #text: TextStream;
   readonly #stops: StopStrings;
   readonly #changed: (choice: Choice) => void;
+  readonly #over: () => void;
+  readonly #turned: (turn: Turn) => void;
   readonly #wantsShown: boolean;
   readonly #behindMax: number;
   #id: RequestId | null = null;
   #abort: 'client' | 'stop' | 'stalled' | 'shutdown' | null = null;
   #ended = false;
+  #submitted = false;
+  #running = false;
+  #preempted = false;
   #pendingText = '';
   #pendingTokens: number[] = [];
   #shown: ShownToken[] = [];
@@ -79,34 +90,48 @@ export class Choice implements Listener {
 
   /**
    * @param streamed The choice is taken piece by piece, so that what waits has a limit.
-   * @param changed Called whenever there is something to take.
+   * @param told Called whenever there is something to take, when it has come or gone, and once when the system has ended it.
    */
   constructor(
     system: System,
     tokenizer: Tokenizer,
     request: ChoiceRequest,
     streamed: boolean,
-    changed: (choice: Choice) => void,
+    told: { changed(choice: Choice): void; turned(turn: Turn): void; over(): void },
   ) {
     this.request = request;
     this.#system = system;
     this.#text = tokenizer.textStream();
     this.#stops = new StopStrings(request.stop);
-    this.#changed = changed;
+    this.#changed = told.changed;
+    this.#turned = told.turned;
+    this.#over = told.over;
     this.#wantsShown = request.sampling.topLogprobs >= 0;
     this.#behindMax = streamed ? BEHIND_TOKENS_MAX : Number.POSITIVE_INFINITY;
   }
 
   submit(): void {
-    const { promptTokens, sampling, stopTokens, cacheSalt, maxTokens, priority, tenant } = this.request;
+    const { promptTokens, sampling, stopTokens, cacheSalt, meter, ...asked } = this.request;
+    const { maxTokens, priority, tenant, labels, deadlines } = asked;
     const content = { promptTokens, sampling, stopTokens, cacheSalt };
-    this.#id = this.#system.submit({ content, maxTokens, priority, tenant }, this);
+    this.#submitted = true;
+    const standing = { priority, tenant, weight: meter.submitted(), deadlines };
+    this.#id = this.#system.submit({ content, maxTokens, labels, ...standing }, this);
     // The end may have come before the number did.
     if (this.#abort !== null && !this.#ended) this.#system.abort(this.#id, this.#abort);
   }
 
   get done(): boolean {
     return this.finish !== null || this.failure !== null;
+  }
+
+  /** Its number, while it waits in the scheduler: before its first admission, or preempted; else null. */
+  get waitingId(): RequestId | null {
+    return this.#ended || this.#running ? null : this.#id;
+  }
+
+  get submitted(): boolean {
+    return this.#submitted;
   }
 
   /** Done, and ended by the system too: after a stop string that is a step later, and only then all its figures are known. */
@@ -119,12 +144,23 @@ export class Choice implements Listener {
     if (this.done) this.#ended = true;
     if (this.done || this.#abort !== null) return;
     this.#end(reason);
+    if (!this.#submitted) this.request.meter.end(false);
     if (reason === 'shutdown')
       this.failure = new FastswitchError('aborted', 'The server is going down and could not finish this request. Try again.');
     if (reason === 'stalled') this.failure = new FastswitchError('aborted', 'The client reads too slowly.');
   }
 
+  turn(turn: Turn): void {
+    this.request.meter.turned(turn);
+    this.#running = turn === 'running';
+    // A request that gives up its copies on the host loses nothing that it still had.
+    if (this.#running === !this.#preempted) return;
+    this.#preempted = !this.#running;
+    if (!this.done) this.#turned(turn);
+  }
+
   tokens(items: readonly EmittedToken[]): void {
+    this.request.meter.tokens(items.length);
     if (this.done || this.#abort !== null) return;
     for (const item of items) {
       this.#take(item);
@@ -137,7 +173,14 @@ export class Choice implements Listener {
   end(end: RequestEnd): void {
     this.#ended = true;
     this.cachedTokens = end.cachedTokens;
-    if (this.done) return this.#changed(this);
+    this.request.meter.end(end.outcome === 'stop' || end.outcome === 'length');
+    this.#conclude(end);
+    this.#changed(this);
+    this.#over();
+  }
+
+  #conclude(end: RequestEnd): void {
+    if (this.done) return;
     if (end.outcome === 'stop' || end.outcome === 'length') {
       this.#pass(this.#text.end());
       if (!this.done) this.#show(this.#stops.end());
@@ -145,7 +188,6 @@ export class Choice implements Listener {
     } else {
       this.failure = failureOf(end);
     }
-    this.#changed(this);
   }
 
   /** Null if there is nothing new. */
@@ -215,24 +257,88 @@ const REFUSALS = {
   engine_failed: 'The engine failed while computing this request. Try again.',
 } as const;
 
+/** So many comments wait at most for a client that is slow to read; older ones are no news any more. */
+const NOTES_MAX = 8;
+
 /** All choices of one HTTP request. The first failure of one ends all. */
 export class Generation {
   readonly choices: readonly Choice[];
+  /** It is answered piece by piece, so that comments reach the client. */
+  readonly streamed: boolean;
   /** The client is gone or was given up: nothing more is to be written. */
   abandoned = false;
   failure: FastswitchError | null = null;
+  /** Called once, when the system has ended all that was submitted to it, or nothing will be. */
+  onOver: () => void = () => {};
+  #unended = 0;
+  #submitting = false;
+  #over = false;
+  #place = 0;
+  #notes: string[] = [];
   #news = false;
   #wake: (() => void) | null = null;
 
   constructor(system: System, tokenizer: Tokenizer, requests: readonly ChoiceRequest[], streamed: boolean) {
-    this.choices = requests.map((request) => new Choice(system, tokenizer, request, streamed, (choice) => this.#changed(choice)));
+    const told = {
+      changed: (choice: Choice) => this.#changed(choice),
+      turned: (turn: Turn) => this.#note(turn === 'preempted' ? 'preempted' : 'resumed'),
+      over: () => {
+        this.#unended -= 1;
+        this.#settleOver();
+      },
+    };
+    this.streamed = streamed;
+    this.choices = requests.map((request) => new Choice(system, tokenizer, request, streamed, told));
   }
 
   submit(): void {
+    this.#submitting = true;
     for (const choice of this.choices) {
-      if (this.failure !== null) break;
+      if (this.failure !== null || this.abandoned) break;
+      this.#unended += 1;
       choice.submit();
     }
+    this.#submitting = false;
+    this.#settleOver();
+  }
+
+  /** It will not be submitted. */
+  refuse(error: FastswitchError): void {
+    if (this.failure !== null || this.abandoned) return;
+    this.failure = error;
+    for (const choice of this.choices) choice.abort('client');
+    this.#settleOver();
+    this.#tell();
+  }
+
+  /** Its place in the line of those who wait, the first is 1. Said where it is another than before. */
+  placed(place: number): void {
+    if (place === this.#place) return;
+    this.#place = place;
+    this.#note(`queued ${place}`);
+  }
+
+  /** Comments on what has happened since they were last taken; '' for none. */
+  takeNotes(): string {
+    return this.#notes
+      .splice(0)
+      .map((note) => `: ${note}\n\n`)
+      .join('');
+  }
+
+  #note(text: string): void {
+    if (!this.streamed || this.done) return;
+    this.#notes.push(text);
+    if (this.#notes.length > NOTES_MAX) this.#notes.shift();
+    // Whoever waits again hears of its place anew.
+    if (text === 'preempted') this.#place = 0;
+    this.#tell();
+  }
+
+  #settleOver(): void {
+    if (this.#over || this.#submitting || this.#unended > 0) return;
+    this.#over = true;
+    this.onOver();
   }
 
   get done(): boolean {
@@ -248,6 +354,7 @@ export class Generation {
   abort(reason: 'client' | 'stalled' | 'shutdown'): void {
     if (reason !== 'shutdown') this.abandoned = true;
     for (const choice of this.choices) choice.abort(reason);
+    if (this.choices.every(({ submitted }) => !submitted)) this.#settleOver();
     this.#changed(this.choices.find((choice) => choice.failure !== null) ?? null);
   }
 
@@ -277,6 +384,10 @@ export class Generation {
       this.failure = choice.failure;
       for (const other of this.choices) other.abort('client');
     }
+    this.#tell();
+  }
+
+  #tell(): void {
     this.#news = true;
     this.#wake?.();
   }

@@ -5,6 +5,7 @@
  * not counted a second time here.
  */
 import { collectDefaultMetrics, Registry } from 'prom-client';
+import type { JournalStatus } from '../actors/ports.js';
 import type { System, SystemSnapshot } from '../actors/system.js';
 import type { Histogram } from '../core/metrics.js';
 import type { ModelInfo } from './model.js';
@@ -13,19 +14,26 @@ import { within } from './within.js';
 /** A system that does not answer within this is left out of the page. */
 const SNAPSHOT_MILLIS_MAX = 5_000;
 
-interface Sample {
+export interface Sample {
   readonly metricName?: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
 }
 
-type Read = (snapshot: SystemSnapshot) => readonly Sample[];
+export type Read = (snapshot: SystemSnapshot) => readonly Sample[];
 
-const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
+export interface Metric {
+  readonly type: 'gauge' | 'counter' | 'histogram';
+  readonly name: string;
+  readonly help: string;
+  readonly read: Read;
+}
+
+export const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
 const by = (label: string, values: Readonly<Record<string, number>>): readonly Sample[] =>
   Object.entries(values).map(([name, value]) => ({ labels: { [label]: name }, value }));
 
-function histogram(name: string, { bounds, counts, sum, count }: Histogram): readonly Sample[] {
+export function histogram(name: string, { bounds, counts, sum, count }: Histogram): readonly Sample[] {
   let below = 0;
   const buckets = bounds.map((bound, index) => {
     below += counts[index] ?? 0;
@@ -110,6 +118,24 @@ const COUNTERS: readonly (readonly [name: string, help: string, read: Read])[] =
   ],
 ];
 
+/** Only where there is a journal. */
+const JOURNAL: readonly (readonly [
+  type: 'gauge' | 'counter',
+  name: string,
+  help: string,
+  read: (status: JournalStatus) => number,
+])[] = [
+  ['counter', 'fastswitch_journal_records_total', 'Records written to the journal.', ({ records }) => records],
+  ['counter', 'fastswitch_journal_bytes_total', 'Bytes written to the journal.', ({ bytes }) => bytes],
+  ['counter', 'fastswitch_journal_lost_records_total', 'Records that could not be written.', ({ lost }) => lost],
+  [
+    'gauge',
+    'fastswitch_journal_failing',
+    'The journal cannot be written: records are being lost.',
+    ({ failing }) => Number(failing),
+  ],
+];
+
 const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapshot: SystemSnapshot) => Histogram])[] = [
   ['fastswitch_ttft_seconds', 'Arrival to first token.', (s) => s.ttftSeconds],
   ['fastswitch_tbt_seconds', 'Between one token of a request and the next.', (s) => s.tbtSeconds],
@@ -128,7 +154,8 @@ export class MetricsPage {
   readonly #registry = new Registry();
   #snapshot: SystemSnapshot | null = null;
 
-  constructor(system: System, model: ModelInfo, version: string) {
+  /** `more`: beside the system's own. */
+  constructor(system: System, model: ModelInfo, version: string, more: readonly Metric[] = []) {
     this.#system = system;
     collectDefaultMetrics({ register: this.#registry });
     this.#register('gauge', 'fastswitch_info', 'What is served; always 1.', () => [
@@ -136,8 +163,11 @@ export class MetricsPage {
     ]);
     for (const [name, help, read] of GAUGES) this.#register('gauge', name, help, read);
     for (const [name, help, read] of COUNTERS) this.#register('counter', name, help, read);
+    for (const [type, name, help, read] of JOURNAL)
+      this.#register(type, name, help, ({ journal }) => (journal === null ? [] : one(read(journal))));
     for (const [name, help, read] of HISTOGRAMS)
       this.#register('histogram', name, help, (snapshot) => histogram(name, read(snapshot)));
+    for (const { type, name, help, read } of more) this.#register(type, name, help, read);
   }
 
   get contentType(): string {
@@ -149,7 +179,7 @@ export class MetricsPage {
     return this.#registry.metrics();
   }
 
-  #register(type: 'gauge' | 'counter' | 'histogram', name: string, help: string, read: Read): void {
+  #register(type: Metric['type'], name: string, help: string, read: Read): void {
     const metric = {
       name,
       help,

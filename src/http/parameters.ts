@@ -21,6 +21,7 @@ export interface Parameters {
   readonly stream: boolean;
   readonly includeUsage: boolean;
   readonly returnTokenIds: boolean;
+  readonly returnTiming: boolean;
   readonly maxTokens: number | null;
   readonly stop: readonly string[];
   /** Ends a choice besides the model's own end tokens. */
@@ -28,14 +29,13 @@ export interface Parameters {
   readonly ignoreEos: boolean;
   readonly seed: number | null;
   readonly sampling: Omit<Sampling, 'seed'>;
-  readonly priority: number;
-  readonly tenant: string;
+  /** Null: the request says nothing. */
+  readonly priority: number | null;
+  /** For whom it is, among the tenant's users; '': nobody in particular. */
+  readonly user: string;
   /** '': KV is shared with all requests that bring no salt either. */
   readonly cacheSalt: string;
 }
-
-/** Requests that name no `user` share one tenant. */
-export const DEFAULT_TENANT = 'default';
 
 type Neutral = (value: unknown) => boolean;
 
@@ -123,6 +123,7 @@ export function parameters(
     stream: body.stream ?? false,
     includeUsage: (body.stream ?? false) && (body.stream_options?.include_usage ?? false),
     returnTokenIds: body.return_token_ids ?? false,
+    returnTiming: body.return_timing ?? false,
     maxTokens: maxTokens ?? null,
     stop: typeof body.stop === 'string' ? [body.stop] : (body.stop ?? []),
     stopTokens,
@@ -142,8 +143,8 @@ export function parameters(
         return { token: Number(token), bias };
       }),
     },
-    priority: body.priority ?? 0,
-    tenant: body.user === undefined || body.user === '' ? DEFAULT_TENANT : body.user,
+    priority: body.priority ?? null,
+    user: body.user ?? '',
     cacheSalt: body.cache_salt ?? '',
   };
 }

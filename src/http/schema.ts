@@ -59,6 +59,8 @@ const generation = {
   ignore_eos: flag(),
   stop_token_ids: Type.Optional(Type.Array(TokenId, { title: 'a list of at most 64 token ids', maxItems: 64 })),
   return_token_ids: flag(),
+  // Our own: where the time went, beside `usage`.
+  return_timing: flag(),
   cache_salt: Type.Optional(Type.String({ title: 'a string of 1 to 256 characters', minLength: 1, maxLength: 256 })),
   priority: integer('a whole number of 32 bits (lower is served first)', -0x80000000, 0x7fffffff),
 };
@@ -239,6 +241,25 @@ export const CompletionLogprobs = Type.Object({
   text_offset: Type.Array(Type.Integer()),
 });
 
+const Seconds = Type.Number();
+const SecondsOrNull = Type.Union([Type.Number(), Type.Null()]);
+
+/** Where the time of an answer went. */
+const Timing = Type.Object({
+  seconds: Seconds,
+  line_seconds: Seconds,
+  first_token_seconds: SecondsOrNull,
+  choices: Type.Array(
+    Type.Object({
+      index: Type.Integer(),
+      seconds: Seconds,
+      first_token_seconds: SecondsOrNull,
+      seconds_by_state: Type.Record(Type.String(), Seconds),
+      preemptions: Type.Integer(),
+    }),
+  ),
+});
+
 const answer = {
   id: Type.String(),
   object: Type.String(),
@@ -259,6 +280,7 @@ export const ChatResponse = Type.Object({
     }),
   ),
   usage: Usage,
+  timing: Type.Optional(Timing),
   prompt_token_ids: TokenIds,
 });
 
@@ -275,8 +297,10 @@ export const CompletionResponse = Type.Object({
     }),
   ),
   usage: Usage,
+  timing: Type.Optional(Timing),
 });
 
+export type TimingBody = Static<typeof Timing>;
 export type UsageBody = Static<typeof Usage>;
 export type ChatLogprobsBody = Static<typeof ChatLogprobs>;
 export type CompletionLogprobsBody = Static<typeof CompletionLogprobs>;

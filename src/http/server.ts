@@ -12,13 +12,22 @@ import Fastify, { type ConnectionError, type FastifyInstance, type FastifyReply,
 import type { System } from '../actors/system.js';
 import type { Config } from '../core/config.js';
 import { FastswitchError } from '../errors.js';
+import { type Caller, callerOf, registerAccess } from './access.js';
+import { liveBoard } from './board/live.js';
+import { registerBoard } from './board/routes.js';
 import { Completions } from './completions.js';
 import { clientError, errorBody, sendError } from './error-answers.js';
+import { Gate } from './gate.js';
 import { OpenGenerations } from './generation.js';
 import type { ModelInfo } from './model.js';
+import { registerRequestRoutes } from './request-routes.js';
+import { registerRequests } from './requests.js';
 import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse } from './schema.js';
 import { type Health, registerStatus } from './status.js';
+import { registerTenants } from './tenant-routes.js';
+import { Tenants } from './tenants.js';
 import type { Tokenizer } from './tokenizer.js';
+import { WaitingRoom } from './waiting-room.js';
 import { within } from './within.js';
 
 const IDLE_SWEEP_MILLIS = 50;
@@ -39,6 +48,8 @@ export interface ServerParts {
   readonly model: ModelInfo;
   /** Of fastswitch. */
   readonly version: string;
+  /** Without it: one anonymous tenant. */
+  readonly tenants?: Tenants;
 }
 
 /**
@@ -48,8 +59,65 @@ export interface ServerParts {
  * @throws FastswitchError bad_model if tokenizer and model do not belong together.
  */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, system, tokenizer } = parts;
+  const { config, system, tokenizer, tenants = new Tenants('') } = parts;
   tokenizer.assertFits(system.info.vocabularySize);
+  const state = { health: 'serving' as Health };
+  const server = bareServer(config, () => state.health);
+  const gate = registerGate(server, tenants, parts);
+  const open = new OpenGenerations();
+  const sockets = openSockets(server);
+  void system.failed.then(() => {
+    state.health = 'failed';
+    // Nobody will end these any more.
+    open.abortAll();
+  });
+  registerCompletions(server, new Completions({ ...parts, open, tenants, gate, room: new WaitingRoom(system) }));
+  registerStatus(server, { ...parts, tenants, health: () => state.health });
+  registerRequests(server, system, '/v1/requests/', (request, account) => maySee(callerOf(request), account));
+  registerRequestRoutes(server, system, { keyed: tenants.keyed, host: config.host });
+  registerTenants(server, tenants, gate);
+  const board = liveBoard({
+    ...parts,
+    // Who sees the board of a server with keys has an admin's.
+    config: { ...config, admin: config.admin || tenants.keyed },
+    drain() {
+      if (state.health === 'serving') state.health = 'draining';
+      gate.close();
+      void system.drain();
+    },
+    report: (error) => server.log.error(error, 'the board cannot be drawn'),
+  });
+  registerBoard(server, board);
+  server.addHook('preClose', async () => {
+    if (state.health === 'serving') state.health = 'draining';
+    gate.close();
+    await drained(server, parts, open, sockets);
+    // Until here viewers see how it drains; they hold up nothing.
+    board.feed.close();
+  });
+  server.addHook('onClose', () => tokenizer.close());
+  return server;
+}
+
+function maySee({ tenant, admin }: Caller, account: string): boolean {
+  return admin || tenant.owns(account);
+}
+
+/** Who asks is known from here on, and every answer says what is left of that one's limits. */
+function registerGate(server: FastifyInstance, tenants: Tenants, { config, system }: ServerParts): Gate {
+  const gate = new Gate(config);
+  registerAccess(server, tenants, config);
+  tenants.onReweighted = (account, weight) => system.reweight(account, weight);
+  server.addHook('onSend', async ({ caller }, reply) => {
+    if (caller !== null) reply.headers(gate.headers(caller.tenant));
+  });
+  return gate;
+}
+
+type BareConfig = Pick<Config, 'bodyLimitBytes' | 'logLevel'>;
+
+/** A server that knows how to refuse, and nothing else yet. */
+export function bareServer(config: BareConfig, health: () => Health): FastifyInstance {
   const server = Fastify({
     bodyLimit: config.bodyLimitBytes,
     requestTimeout: REQUEST_MILLIS_MAX,
@@ -67,22 +135,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     // Types are never converted, fields never dropped or filled in: what the client sent is what is judged.
     ajv: { customOptions: { coerceTypes: false, useDefaults: false, removeAdditional: false, verbose: true } },
   });
-  const state = { health: 'serving' as Health };
-  registerManners(server, config, () => state.health);
-  const open = new OpenGenerations();
-  const sockets = openSockets(server);
-  void system.failed.then(() => {
-    state.health = 'failed';
-    // Nobody will end these any more.
-    open.abortAll();
-  });
-  registerCompletions(server, new Completions({ ...parts, open }));
-  registerStatus(server, { ...parts, health: () => state.health });
-  server.addHook('preClose', async () => {
-    if (state.health === 'serving') state.health = 'draining';
-    await drained(server, parts, open, sockets);
-  });
-  server.addHook('onClose', () => tokenizer.close());
+  registerManners(server, config, health);
   return server;
 }
 
@@ -118,8 +171,11 @@ function withoutNulls(value: unknown): unknown {
   );
 }
 
+/** Paths that go on with a name. */
+const WILDCARDS = ['/v1/models/', '/v1/requests/', '/board/requests/'];
+
 /** Request ids, refusal while not serving, and errors of every kind in one shape. */
-function registerManners(server: FastifyInstance, config: Config, health: () => Health): void {
+function registerManners(server: FastifyInstance, config: BareConfig, health: () => Health): void {
   // JSON only. (Text is also what a foreign web page could send without asking.)
   server.removeContentTypeParser('text/plain');
   const methodsByPath = new Map<string, Set<string>>();
@@ -141,6 +197,8 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
     // A kept connection would be closed as idle just when its client asks again.
     reply.header('connection', 'close');
     if (request.method === 'GET' || request.method === 'HEAD') return;
+    // What drains may be told by its operator to hurry.
+    if (health() === 'draining' && request.url.startsWith('/board/')) return;
     await dropped(request.raw);
     throw health() === 'draining'
       ? new FastswitchError(
@@ -149,15 +207,17 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
           null,
           1,
         )
-      : new FastswitchError('engine_failed', 'The server has failed and must be restarted.');
+      : new FastswitchError('unavailable', 'The engine has stopped; the server must be started anew.', null, 5);
   });
   server.addHook('preValidation', async (request) => {
-    request.body = withoutNulls(request.body);
+    // In a change null says something: that there is to be none.
+    if (request.method !== 'PATCH') request.body = withoutNulls(request.body);
   });
   server.setErrorHandler((error, _request, reply) => answerError(reply, error, config));
   server.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?', 1)[0] ?? '';
-    const methods = methodsByPath.get(path) ?? (path.startsWith('/v1/models/') ? methodsByPath.get('/v1/models/*') : undefined);
+    const below = WILDCARDS.find((prefix) => path.startsWith(prefix));
+    const methods = methodsByPath.get(path) ?? (below === undefined ? undefined : methodsByPath.get(`${below}*`));
     if (methods === undefined || methods.has(request.method))
       return sendError(reply, new FastswitchError('not_found', `There is nothing at ${request.method} ${path.slice(0, 200)}.`));
     const allowed = [...methods].join(', ');
@@ -169,9 +229,10 @@ function registerManners(server: FastifyInstance, config: Config, health: () => 
   });
 }
 
-function answerError(reply: FastifyReply, error: unknown, config: Config): FastifyReply {
+function answerError(reply: FastifyReply, error: unknown, config: BareConfig): FastifyReply {
   const known = clientError(error, config.bodyLimitBytes);
   if (known === null) reply.log.error(error, 'unexpected error while answering');
+  else reply.log.info({ code: known.code, status: known.kind.status, param: known.param }, 'refused');
   // Closing while the body still arrives would reset the connection, and the client would never read the answer: what
   // is left of the body is read and dropped instead, for as long as a request may take.
   if (known?.code === 'body_too_large') reply.removeHeader('connection');

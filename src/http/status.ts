@@ -9,7 +9,11 @@ import { MetricsPage } from './metrics-page.js';
 import type { ModelInfo } from './model.js';
 import { chatMessages, requireToken, templateOptions } from './parameters.js';
 import { DetokenizeRequest, TokenizeRequest } from './schema.js';
+import { tenantMetrics } from './tenant-metrics.js';
+import type { Tenants } from './tenants.js';
 import type { Tokenizer } from './tokenizer.js';
+import { vllmMetrics } from './vllm-metrics.js';
+import { within } from './within.js';
 
 /** Texts to be counted may be longer than the context, in order to learn by how much; but not without end. */
 const TOKENIZE_CONTEXTS_MAX = 8;
@@ -21,19 +25,36 @@ export interface StatusParts {
   readonly tokenizer: Tokenizer;
   readonly model: ModelInfo;
   readonly version: string;
+  readonly tenants: Tenants;
   health(): Health;
 }
+
+/** An engine that takes longer than this to say anything is not ready for more. */
+const READY_MILLIS_MAX = 2_000;
 
 export function registerStatus(server: FastifyInstance, parts: StatusParts): void {
   registerModels(server, parts);
   registerTokens(server, parts);
-  const page = new MetricsPage(parts.system, parts.model, parts.version);
+  const { system, model, version, tenants } = parts;
+  const page = new MetricsPage(system, model, version, [...tenantMetrics(tenants), ...vllmMetrics(model.name, system.info)]);
   server.get('/metrics', async (_request, reply) => reply.type(page.contentType).send(await page.render()));
   server.get('/version', async () => ({ version: parts.version }));
   server.get('/health', async (_request, reply) => {
     const status = parts.health();
     return reply.code(status === 'serving' ? 200 : 503).send({ status });
   });
+  server.get('/ready', async (_request, reply) => {
+    const status = await readiness(parts);
+    return reply.code(status === 'ready' ? 200 : 503).send({ status });
+  });
+}
+
+/** Whether a request that comes now would be served: asked of the engine's own thread, too. */
+async function readiness({ system, health }: StatusParts): Promise<string> {
+  const status = health();
+  if (status !== 'serving') return status;
+  const answered = await within(READY_MILLIS_MAX, system.places([])).catch(() => null);
+  return answered === null ? 'busy' : 'ready';
 }
 
 function registerModels(server: FastifyInstance, { model, system }: StatusParts): void {

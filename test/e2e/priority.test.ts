@@ -99,10 +99,12 @@ describe.each(settings)('with $name', ({ flags, kind, urgentPrompt }) => {
     const patient = wire(server.url, posting(PATH, { ...PATIENT, stream: true }));
     await until('it is well under way', () => tokensSoFar(patient) > 300);
     const before = await preemptions(server);
-    for (let time = 0; time < 8; time += 1) {
+    // Where it has to be computed again it is left alone for a while each time, and may be over before the last of them.
+    const over = () => patient.text().includes('[DONE]');
+    for (let time = 0; time < 8 && !over(); time += 1) {
       const seen = tokensSoFar(patient);
       await ask(server, { ...urgent, max_tokens: 2, priority: 4 - time });
-      await until('it goes on', () => tokensSoFar(patient) > seen);
+      await until('it goes on', () => tokensSoFar(patient) > seen || over());
     }
     expect(await streamedTokens(patient)).toEqual(alone.patient);
     expect((await preemptions(server))[kind]).toBeGreaterThan(before[kind]);

@@ -162,7 +162,8 @@ describe('a server that cannot start', () => {
     ],
     ['device memory for not one block', () => ['--device-kv', '1KiB'], /--device-kv.*at least/],
     ['device memory that nobody has', () => ['--device-kv', '1000TiB'], /fastswitch: .*blocks/],
-    ['an address of nobody', () => ['--host', '192.0.2.1'], /cannot listen on 192\.0\.2\.1/],
+    ['an address that others reach, without keys', () => ['--host', '0.0.0.0'], /--host is 0\.0\.0\.0.*--tenants.*--insecure/],
+    ['an address of nobody', () => ['--host', '192.0.2.1', '--insecure'], /cannot listen on 192\.0\.2\.1/],
   ];
   it.each(cases)('%s: one line that says why, and exit code 1', async (_name, flags, message) => {
     const { code, stderr } = await runToEnd(['serve', '--port', '0', '--log-level', 'warn', ...flags()]);

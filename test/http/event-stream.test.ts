@@ -1,8 +1,10 @@
 import { afterEach, expect, test, vi } from 'vitest';
 import { GREEDY } from '../../src/core/config.js';
-import { CompletionAnswers } from '../../src/http/answers.js';
+import { CompletionAnswers, usageOf } from '../../src/http/answers.js';
 import { eventStream, KEEP_ALIVE_MILLIS } from '../../src/http/event-stream.js';
 import { Generation } from '../../src/http/generation.js';
+import { Meter } from '../../src/http/meter.js';
+import { type Tenant, Tenants } from '../../src/http/tenants.js';
 import { loadTokenizer } from '../../src/http/tokenizer.js';
 import { byteLevelFolder } from './fixtures/tokenizers.js';
 import { bytesOf, ENDED, ScriptedSystem } from './scripted-system.js';
@@ -19,6 +21,7 @@ async function streaming(change: { includeUsage?: boolean; stop?: string[] } = {
   const tokenizer = await loadTokenizer(await byteLevelFolder());
   const system = new ScriptedSystem();
   const promptTokens = Int32Array.of(97);
+  const tenants = new Tenants('');
   const request = {
     promptTokens,
     sampling: GREEDY,
@@ -28,6 +31,15 @@ async function streaming(change: { includeUsage?: boolean; stop?: string[] } = {
     priority: 0,
     tenant: 'default',
     cacheSalt: '',
+    labels: [],
+    deadlines: { ttftMicros: null, tbtMicros: null },
+    meter: new Meter(tenants, {
+      tenant: tenants.anonymous as Tenant,
+      account: 'default',
+      objective: { ttftSeconds: null, tbtSeconds: null },
+      promptTokens: 1,
+      cameAt: 0,
+    }),
   };
   const generation = new Generation(system, tokenizer, [request], true);
   generation.submit();
@@ -36,7 +48,13 @@ async function streaming(change: { includeUsage?: boolean; stop?: string[] } = {
   return {
     system,
     generation,
-    body: eventStream(generation, { heading, answers, prompts: [promptTokens], includeUsage: change.includeUsage ?? false }),
+    body: eventStream(generation, {
+      heading,
+      answers,
+      counts: async () => ({ usage: usageOf([promptTokens], generation.choices) }),
+      includeUsage: change.includeUsage ?? false,
+      includeTiming: false,
+    }),
   };
 }
 

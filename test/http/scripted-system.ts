@@ -3,10 +3,12 @@
  * of it. It stands behind the same interface as the real one and keeps its laws (one end, last; an end after an
  * abort).
  */
-import type { Listener, RequestEnd } from '../../src/actors/ports.js';
-import type { SubmitRequest, System, SystemInfo, SystemSnapshot } from '../../src/actors/system.js';
+import type { Listener, RequestEnd, Turn } from '../../src/actors/ports.js';
+import type { Explanation, SubmitRequest, System, SystemInfo, SystemSnapshot } from '../../src/actors/system.js';
+import type { BoardReading } from '../../src/core/board.js';
 import type { Histogram } from '../../src/core/metrics.js';
-import type { AbortReason, RequestId, TokenLogprobs } from '../../src/core/types.js';
+import type { AbortReason, Deadlines, RequestId, TokenLogprobs } from '../../src/core/types.js';
+import { readingOf, rowOf } from './board-frames.js';
 import { VOCABULARY } from './fixtures/tokenizers.js';
 
 export const bytesOf = (text: string): number[] => [...Buffer.from(text, 'utf8')];
@@ -26,6 +28,7 @@ export const refused = (code: 'queue_full' | 'draining' | 'too_large', retryAfte
 export type Beat =
   | { readonly tokens: readonly number[]; readonly logprobs?: TokenLogprobs }
   | { readonly waitMillis: number }
+  | { readonly turn: Turn }
   | RequestEnd;
 
 export class ScriptedRequest {
@@ -56,11 +59,16 @@ export class ScriptedRequest {
     this.#ended();
   }
 
+  turn(turn: Turn): void {
+    if (!this.over) this.#listener.turn?.(turn);
+  }
+
   async play(beats: readonly Beat[]): Promise<void> {
     for (const beat of beats) {
       if (this.over) return;
       if ('tokens' in beat) this.emit(beat.tokens, beat.logprobs ?? null);
       else if ('waitMillis' in beat) await new Promise((resolve) => setTimeout(resolve, beat.waitMillis));
+      else if ('turn' in beat) this.turn(beat.turn);
       else this.end(beat);
     }
   }
@@ -82,7 +90,15 @@ export class ScriptedSystem implements System {
   /** The answer comes within `submit`. */
   eager = false;
   draining = false;
+  readonly priorities: (readonly [RequestId, number | null] | readonly [RequestId, number | null, Deadlines])[] = [];
+  readonly weights: (readonly [string, number])[] = [];
+  /** Of those who wait. */
+  readonly lines = new Map<RequestId, number>();
+  /** For a board: looks so far, those that asked for maps, how many at once; rows to add, and what goes wrong. */
+  readonly looks = { count: 0, maps: 0, running: 0, most: 0, millis: 0, more: 0, labelLength: 8, error: null as Error | null };
   fail: (error: Error) => void = () => {};
+  /** What is known of the requests of a name. */
+  explanations: (name: string) => readonly Explanation[] = () => [];
   #drained: (() => void)[] = [];
 
   constructor(info: Partial<SystemInfo> = {}) {
@@ -118,7 +134,17 @@ export class ScriptedSystem implements System {
     setImmediate(() => scripted.end(ABORTED));
   }
 
-  reprioritize(): void {}
+  reprioritize(id: RequestId, priority: number | null, deadlines?: Deadlines): void {
+    this.priorities.push(deadlines === undefined ? [id, priority] : [id, priority, deadlines]);
+  }
+
+  reweight(tenant: string, weight: number): void {
+    this.weights.push([tenant, weight]);
+  }
+
+  async places(ids: readonly RequestId[]): Promise<readonly number[]> {
+    return ids.map((id) => this.lines.get(id) ?? 0);
+  }
 
   async snapshot(): Promise<SystemSnapshot> {
     const live = this.requests.filter((request) => !request.over).length;
@@ -138,6 +164,7 @@ export class ScriptedSystem implements System {
       stepSeconds: histogram([0.01]),
       stepGapSeconds: histogram([0.0002]),
       loopDelaySeconds: null,
+      journal: null,
       queueSeconds: histogram([]),
       requestSeconds: histogram([]),
       steps: 3,
@@ -164,6 +191,30 @@ export class ScriptedSystem implements System {
         host: { free: 250, used: 6, moving: 0, total: 256, kept: 4 },
       },
     };
+  }
+
+  async explain(name: string): Promise<readonly Explanation[]> {
+    return this.explanations(name);
+  }
+
+  /** Its requests, all of them queued. The clock goes on by one with every look. */
+  async board(maps: boolean): Promise<BoardReading> {
+    const { looks } = this;
+    looks.count += 1;
+    if (maps) looks.maps += 1;
+    looks.running += 1;
+    looks.most = Math.max(looks.most, looks.running);
+    if (looks.millis > 0) await new Promise((resolve) => setTimeout(resolve, looks.millis));
+    looks.running -= 1;
+    if (looks.error !== null) throw looks.error;
+    const live = this.requests.filter(({ over }) => !over);
+    const rows = live.map(({ id, request, emitted }) =>
+      rowOf(id, { label: request.labels[0] ?? '', tenant: request.tenant, priority: request.priority, generated: emitted }),
+    );
+    const more = Array.from({ length: looks.more }, (_, k) =>
+      rowOf(1000 + k, { label: `${looks.count} `.padEnd(looks.labelLength, '.') }),
+    );
+    return { ...readingOf(looks.count, [...rows, ...more], maps), server: this.draining ? 'draining' : 'ready' };
   }
 
   drain(): Promise<void> {

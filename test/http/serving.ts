@@ -1,11 +1,16 @@
 /** A server over a scripted system, for tests. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import OpenAI from 'openai';
-import { afterEach } from 'vitest';
+import { afterAll, afterEach } from 'vitest';
 import { type Config, DEFAULTS } from '../../src/core/config.js';
+import { hashOf, newKey } from '../../src/http/keys.js';
 import { modelInfo, type SamplingDefaults } from '../../src/http/model.js';
 import { createServer } from '../../src/http/server.js';
+import { Tenants } from '../../src/http/tenants.js';
 import { loadTokenizer } from '../../src/http/tokenizer.js';
 import { byteLevelFolder, IM_END } from './fixtures/tokenizers.js';
 import { ABORTED, ScriptedSystem } from './scripted-system.js';
@@ -16,7 +21,15 @@ export interface Serving {
   /** `http://127.0.0.1:port`; '' unless listening. */
   readonly url: string;
   readonly openai: OpenAI;
+  readonly tenants: Tenants;
+  /** By the name of the tenant. */
+  readonly keys: Readonly<Record<string, string>>;
+  /** The file of the tenants; '' where there is none. */
+  readonly tenantsPath: string;
 }
+
+/** What is in a tenants file, without the keys. */
+export type TenantsGiven = Readonly<Record<string, object>>;
 
 const closers: (() => Promise<unknown>)[] = [];
 
@@ -32,6 +45,22 @@ export interface ServingOptions {
   readonly listen?: boolean;
   readonly model?: string;
   readonly defaults?: Partial<SamplingDefaults>;
+  /** Entries of the tenants file by name. */
+  readonly tenants?: TenantsGiven;
+}
+
+const scratch = mkdtempSync(join(tmpdir(), 'fastswitch-tenants-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+let files = 0;
+
+/** Writes a tenants file with a key for each entry. */
+export function tenantsFile(given: TenantsGiven): { readonly path: string; readonly keys: Record<string, string> } {
+  const keys = Object.fromEntries(Object.keys(given).map((name) => [name, newKey()]));
+  files += 1;
+  const path = join(scratch, `tenants-${files}.json`);
+  const entries = Object.entries(given).map(([tenant, more]) => ({ tenant, key: hashOf(keys[tenant] as string), ...more }));
+  writeFileSync(path, JSON.stringify(entries), { mode: 0o600 });
+  return { path, keys };
 }
 
 /** Closed after the test. */
@@ -41,12 +70,16 @@ export async function serving({
   listen = false,
   model = folder,
   defaults = {},
+  tenants: given = {},
 }: ServingOptions = {}): Promise<Serving> {
   const tokenizer = await loadTokenizer(model);
   const full: Config = { ...DEFAULTS, model, servedModelName: 'tiny', logLevel: 'silent', drainSeconds: 1, ...config };
   const sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, ...defaults };
   const files = { eosTokens: [IM_END], fingerprint: 'tiny', sampling };
+  const { path, keys } = Object.keys(given).length === 0 ? { path: '', keys: {} } : tenantsFile(given);
+  const tenants = new Tenants(path);
   const server = createServer({
+    tenants,
     config: full,
     system,
     tokenizer,
@@ -64,7 +97,8 @@ export async function serving({
   } else {
     await server.ready();
   }
-  return { system, server, url, openai: new OpenAI({ apiKey: 'none', baseURL: `${url}/v1`, maxRetries: 0 }) };
+  const known = { tenants, keys, tenantsPath: path };
+  return { ...known, system, server, url, openai: new OpenAI({ apiKey: 'none', baseURL: `${url}/v1`, maxRetries: 0 }) };
 }
 
 /** Waits for something that is about to happen; fails after ten seconds. */

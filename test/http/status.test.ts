@@ -61,7 +61,7 @@ describe('health', () => {
     expect((await running).statusCode).toBe(503);
     expect(await health()).toEqual([503, { status: 'failed' }]);
     const refused = await server.inject({ method: 'POST', url: '/v1/completions', payload: { model: 'tiny', prompt: 'x' } });
-    expect([refused.statusCode, refused.json()]).toEqual([500, { error: expect.objectContaining({ code: 'engine_failed' }) }]);
+    expect([refused.statusCode, refused.json()]).toEqual([503, { error: expect.objectContaining({ code: 'unavailable' }) }]);
   });
 });
 
