@@ -1,13 +1,15 @@
 /**
- * What a decision costs: the core alone, on virtual answers, with N requests alive of which up to 256 run, under
- * memory pressure (so that it swaps). Half of the requests are the next turn of a chat that has ended. Prints
- * decisions per second and how that grows with N, for the preset that keeps and copies ahead the most and for the least.
+ * What a decision costs, and beside it what remembering the lives of all requests does: the core alone, on virtual
+ * answers, with N requests alive of which up to 256 run, under memory pressure (so that it swaps). Half of the requests are
+ * the next turn of a chat that has ended. Prints decisions per second and how that grows with N, for the preset that
+ * keeps and copies ahead the most and for the least.
  *
  *   node dist/bench/core.js [--quick] [--json]
  */
 import { createHash } from 'node:crypto';
 import { checkState } from '../src/core/check.js';
 import { BLOCK_TOKENS } from '../src/core/config.js';
+import { Lives } from '../src/core/lives.js';
 import { PRESETS, type PresetName } from '../src/core/presets.js';
 import { Random } from '../src/core/random.js';
 import { decide } from '../src/core/scheduler.js';
@@ -18,6 +20,10 @@ const quick = process.argv.includes('--quick');
 const STEPS = quick ? 300 : 1000;
 /** Longer chats are not continued. */
 const CHAT_TOKENS_MAX = 300;
+/** Under a policy that knows them. */
+const TENANTS = 16;
+
+type Measured = 'fcfs' | 'priority' | 'fair';
 
 interface Row {
   readonly preset: PresetName;
@@ -25,6 +31,8 @@ interface Row {
   readonly running: number;
   readonly policy: string;
   readonly microsPerStep: number;
+  /** Of `Lives`, not in the above. */
+  readonly livesMicrosPerStep: number;
   readonly decisionsPerSecond: number;
   readonly swaps: number;
   /** Transfers ahead of need, and tokens that were found instead of computed. */
@@ -38,7 +46,8 @@ type StepEffect = Extract<Effect, { type: 'step' }>;
 /** A core, what is in flight, and what its decisions took; names are made outside the time that is measured. */
 class Core {
   readonly state: State;
-  readonly totals = { micros: 0, decisions: 0, steps: 0, swaps: 0, ahead: 0, found: 0 };
+  readonly totals = { micros: 0, livesMicros: 0, decisions: 0, steps: 0, swaps: 0, ahead: 0, found: 0 };
+  readonly #lives = new Lives();
   readonly #hash = createHash('sha256');
   readonly #random: Random;
   /** Of each request that lives: which chat it is a turn of, and the tokens of that so far. */
@@ -49,7 +58,7 @@ class Core {
   #step: StepEffect | null = null;
   #transfers: { readonly transfer: TransferId; readonly blocks: number }[] = [];
 
-  constructor(preset: PresetName, live: number, running: number, policy: 'fcfs' | 'priority') {
+  constructor(preset: PresetName, live: number, running: number, policy: Measured) {
     this.#random = new Random(live);
     this.state = createState({
       policy,
@@ -107,13 +116,18 @@ class Core {
     const names = Array.from({ length: Math.floor(promptTokens / BLOCK_TOKENS) }, (_, block) => this.#name(id, block));
     const maxTokens = 50 + random.int(earlier === undefined ? 300 : 100);
     const [at, priority] = [this.#at, random.int(8)];
-    this.#send({ type: 'arrived', at, id, promptTokens, maxTokens, priority, tenant: '', names });
+    const tenant = `tenant ${id % TENANTS}`;
+    const pace = { weight: 1, ttftMicros: null, tbtMicros: null };
+    this.#send({ type: 'arrived', at, id, labels: [], promptTokens, maxTokens, priority, tenant, ...pace, names });
   }
 
   #send(event: Event): void {
     const started = process.hrtime.bigint();
     const effects = decide(this.state, event);
-    this.totals.micros += Number(process.hrtime.bigint() - started) / 1000;
+    const decided = process.hrtime.bigint();
+    this.#lives.apply(event, effects, this.state);
+    this.totals.livesMicros += Number(process.hrtime.bigint() - decided) / 1000;
+    this.totals.micros += Number(decided - started) / 1000;
     this.totals.decisions += 1;
     for (const effect of effects) this.#note(effect);
     this.#hash.update(`${effects.length} `);
@@ -140,7 +154,7 @@ class Core {
 }
 
 /** Keeps `live` requests alive for `STEPS` steps; every transfer lands before the step that follows it ends. */
-function measure(preset: PresetName, live: number, policy: 'fcfs' | 'priority'): Row {
+function measure(preset: PresetName, live: number, policy: Measured): Row {
   const running = Math.min(256, live);
   const core = new Core(preset, live, running, policy);
   for (let n = 0; n < STEPS / 5; n += 1) core.turn(live); // warm up
@@ -156,6 +170,7 @@ function measure(preset: PresetName, live: number, policy: 'fcfs' | 'priority'):
     live,
     running,
     microsPerStep: totals.micros / totals.steps,
+    livesMicrosPerStep: totals.livesMicros / totals.steps,
     decisionsPerSecond: totals.decisions / (totals.micros / 1e6),
     swaps: totals.swaps,
     ahead: totals.ahead,
@@ -166,18 +181,24 @@ function measure(preset: PresetName, live: number, policy: 'fcfs' | 'priority'):
 
 const sizes = quick ? [64, 256] : [64, 256, 1024, 4096];
 measure('default', 64, 'priority'); // not shown: code that was not compiled yet
-const rows = (['default', 'vllm-0.3'] as const).flatMap((preset) =>
-  (['fcfs', 'priority'] as const).flatMap((policy) => sizes.map((live) => measure(preset, live, policy))),
-);
+const pairs = [
+  ['default', 'fcfs'],
+  ['default', 'priority'],
+  ['default', 'fair'],
+  ['vllm-0.3', 'fcfs'],
+  ['vllm-0.3', 'priority'],
+] as const;
+const rows = pairs.flatMap(([preset, policy]) => sizes.map((live) => measure(preset, live, policy)));
 if (process.argv.includes('--json')) {
   console.log(JSON.stringify(rows));
 } else {
-  console.log('preset    policy    live  running  us/step  decisions/s  swaps  ahead    found  hash');
+  console.log('preset    policy    live  running  us/step  lives us/step  decisions/s  swaps  ahead    found  hash');
   for (const row of rows) {
-    const { preset, policy, live, running, microsPerStep, decisionsPerSecond, swaps, ahead, found, hash } = row;
+    const { preset, policy, live, running, microsPerStep, livesMicrosPerStep, decisionsPerSecond, swaps, ahead, found, hash } =
+      row;
     console.log(
       `${preset.padEnd(9)} ${policy.padEnd(8)} ${String(live).padStart(5)} ${String(running).padStart(8)} ` +
-        `${microsPerStep.toFixed(1).padStart(8)} ${Math.round(decisionsPerSecond).toString().padStart(12)} ` +
+        `${microsPerStep.toFixed(1).padStart(8)} ${livesMicrosPerStep.toFixed(1).padStart(14)} ${Math.round(decisionsPerSecond).toString().padStart(12)} ` +
         `${String(swaps).padStart(6)} ${String(ahead).padStart(6)} ${String(found).padStart(8)}  ${hash}`,
     );
   }

@@ -134,7 +134,9 @@ function transfersOf(length: number, direction: 'out' | 'in'): TransferEffect[] 
     const at = (index * length) % (blocks - length + 1);
     const runs = [{ from: at, to: at, blocks: length }];
     const copies = { id: index, held: 0, transfer: index, direction, runs, blocks: length };
-    return direction === 'out' ? { type: 'swapOut', ...copies } : { type: 'swapIn', cachedTokens: 0, ...copies };
+    return direction === 'out'
+      ? { type: 'swapOut', cause: { why: 'outranked', by: null }, ...copies }
+      : { type: 'swapIn', cachedTokens: 0, ...copies };
   });
 }
 

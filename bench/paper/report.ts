@@ -1,6 +1,7 @@
 /** The report: a summary first, then a section for each experiment, with its pictures beside it. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DECISIONS } from '../../src/core/config.js';
 import { settingOf } from '../../src/simulation/calibrate.js';
 import { CELLS, cellName } from './cases.js';
 import type { Calibration, Experiment, Scale, Section } from './experiment.js';
@@ -44,7 +45,7 @@ function opening(facts: Facts): string[] {
     ...(partial ? ['Part of the report: other experiments were left out of this run.'] : []),
     "The experiments of *FastSwitch: Optimizing Context Switching Efficiency in Fairness-aware LLM Serving* (Shen, Li, Gao, arXiv 2411.18424), rebuilt in virtual time, and what goes beyond them. The scheduler, actors and charts are those that serve; only steps and copies are simulated, by a cost model of the paper's machines with a seeded error around it. No GPU was used. Absolute times are those of the model; ratios between presets are what to read.",
     'Tags: **[F]** found in a text that describes the paper; **[R]** remembered from secondary summaries, unverified; a dash where nothing was published. Values are means over the seeds with the least and the greatest behind them; ratios are taken seed by seed (geometric mean, least and greatest), more than 1x is better for the first named. Percentiles are exact, over all requests or tokens or iterations of a run.',
-    `Written on ${date} by \`npm run paper\` with ${scale.seeds === 1 ? 'one seed' : `${scale.seeds} seeds`}, ${scale.conversations} conversations in the main tables and ${scale.sweepConversations} in sweeps and ablations; code ${codeVersion}.`,
+    `Written on ${date} by \`npm run paper\` with ${scale.seeds === 1 ? 'one seed' : `${scale.seeds} seeds`}, ${scale.conversations} conversations in the main tables and ${scale.sweepConversations} in sweeps and ablations; decisions of version ${DECISIONS}, code ${codeVersion}.`,
     '## Calibration',
     ...calibrationText(facts),
     '## Summary',

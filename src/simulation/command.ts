@@ -2,16 +2,21 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
+import { CHOICES } from '../core/config.js';
 import { type ParsedPreset, PRESET_NAMES, parsePreset } from '../core/presets.js';
 import type { PolicyName } from '../core/types.js';
+import { badFlag, integerOf } from '../flags.js';
 import { type CalibrationFile, readCalibration, type Setting, settingOf } from './calibrate.js';
-import { badFlag, type FlagName, readFlags, simulateHelp } from './flags.js';
+import { type FlagName, readFlags, simulateHelp } from './flags.js';
 import { type Job, runJobs, workloadOf } from './jobs.js';
 import { PATTERN_NAMES, type Pattern, type PatternName } from './patterns.js';
 import { loadScenario, type Scenario, withMemory } from './profiles.js';
+import { type Output, ProgressLine } from './progress.js';
 import type { Load, PresetResult, RunResult } from './result.js';
 import { NOISE } from './run.js';
 import { markdownTables } from './table.js';
+
+export type { Output } from './progress.js';
 
 /** A line of the results: the same job with several seeds. */
 export interface Entry {
@@ -25,20 +30,14 @@ export type Plan =
   | {
       readonly show: null;
       readonly entries: readonly Entry[];
+      /** Where the one run is recorded. */
+      readonly journal: string | null;
       readonly out: string | null;
       readonly json: boolean;
       readonly threads: number;
     };
 
-/** Where the command writes; `standard` is for results, `progress` for people. */
-export interface Output {
-  readonly standard: (text: string) => void;
-  readonly progress: (text: string) => void;
-  /** A progress line can be overwritten. */
-  readonly terminal: boolean;
-}
-
-const POLICIES: readonly PolicyName[] = ['fcfs', 'priority', 'vtc', 'mlfq'];
+const POLICIES: readonly PolicyName[] = CHOICES.policy.filter((policy) => policy !== 'auto');
 
 /**
  * Reads the flags of `simulate` (argv after the command), and the files that they name.
@@ -74,9 +73,15 @@ export function planSimulation(argv: readonly string[]): Plan {
     }
   }
   const out = given.get('out');
+  const journal = given.get('journal');
+  const runs = entries.length * seeds;
+  if (journal !== undefined && runs > 1) {
+    throw badFlag(`--journal records one run, and this would be ${runs}: choose one scenario, pattern and preset, and one seed`);
+  }
   return {
     show: null,
     entries,
+    journal: journal === undefined ? null : resolve(journal),
     out: out === undefined ? null : resolve(out),
     json: given.has('json'),
     threads: integer(given, 'threads', 1) ?? availableParallelism(),
@@ -151,10 +156,7 @@ function withFlags(given: ReadonlyMap<FlagName, string>, pattern: Pattern): Patt
 
 function integer(given: ReadonlyMap<FlagName, string>, flag: FlagName, min: number): number | null {
   const text = given.get(flag);
-  if (text === undefined) return null;
-  if (!/^\d{1,9}$/.test(text) || Number(text) < min)
-    throw badFlag(`--${flag} is "${text}"; allowed is an integer, at least ${min}`);
-  return Number(text);
+  return text === undefined ? null : integerOf(flag, text, min);
 }
 
 function number(given: ReadonlyMap<FlagName, string>, flag: FlagName, min: number, max: number): number | null {
@@ -167,22 +169,28 @@ function number(given: ReadonlyMap<FlagName, string>, flag: FlagName, min: numbe
   return value;
 }
 
-/** Runs `fastswitch simulate`; resolves when everything is written. Throws as `planSimulation` and the runs do. */
-export async function simulate(argv: readonly string[], output: Output): Promise<readonly PresetResult[]> {
+/**
+ * Runs `fastswitch simulate`; resolves when everything is written. Throws as `planSimulation` and the runs do.
+ * @param version Of fastswitch, for a journal.
+ */
+export async function simulate(argv: readonly string[], output: Output, version = ''): Promise<readonly PresetResult[]> {
   const plan = planSimulation(argv);
   if (plan.show !== null) {
     output.standard(plan.show);
     return [];
   }
-  const { entries, out, json, threads } = plan;
+  const { entries, journal, out, json, threads } = plan;
   if (out !== null) makeFolder(out);
-  const jobs = entries.flatMap((entry) => entry.jobs);
+  const jobs = entries
+    .flatMap((entry) => entry.jobs)
+    .map((job) => (journal === null ? job : { ...job, journal: { path: journal, version } }));
   const runs: RunResult[] = [];
   const results: PresetResult[] = [];
-  const progress = new ProgressLine(jobs.length, output);
+  const progress = new ProgressLine(output);
   await runJobs(jobs, {
     threads,
-    onProgress: (share, done) => progress.update(share, done),
+    onProgress: (share, done) =>
+      progress.update((seconds) => `simulate: ${Math.floor(100 * share)} %, ${done} of ${jobs.length} runs, ${seconds} s`),
     onResult: (_, run) => {
       runs.push(run);
       const entry = entries[results.length] as Entry;
@@ -223,36 +231,4 @@ function presetResult({ jobs, dropped }: Entry, runs: readonly RunResult[]): Pre
     settings: { load, dropped, pattern, deviceBlocks, hostBlocks, noise },
     runs,
   };
-}
-
-const LINE_MS = 1000;
-/** Where lines cannot be overwritten they are fewer. */
-const PLAIN_LINE_MS = 10_000;
-
-/** How far the whole is, once a second. Nothing is shown of what ends before that. */
-class ProgressLine {
-  readonly #runs: number;
-  readonly #output: Output;
-  readonly #startedAt = performance.now();
-  #shownAt = performance.now();
-  #shown = false;
-
-  constructor(runs: number, output: Output) {
-    this.#runs = runs;
-    this.#output = output;
-  }
-
-  update(share: number, done: number): void {
-    const now = performance.now();
-    if (now - this.#shownAt < (this.#output.terminal ? LINE_MS : PLAIN_LINE_MS)) return;
-    this.#shownAt = now;
-    this.#shown = true;
-    const seconds = Math.round((now - this.#startedAt) / 1000);
-    const line = `simulate: ${Math.floor(100 * share)} %, ${done} of ${this.#runs} runs, ${seconds} s`;
-    this.#output.progress(this.#output.terminal ? `\r${line}\u001b[K` : `${line}\n`);
-  }
-
-  end(): void {
-    if (this.#shown && this.#output.terminal) this.#output.progress('\r\u001b[K');
-  }
 }

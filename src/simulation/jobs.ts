@@ -1,8 +1,15 @@
 /** Runs as plain data, so that they can be made on another thread, and the threads that make them. */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { FileJournal } from '../actors/journal.js';
+import { JOURNAL_FORMAT } from '../actors/records.js';
+import type { RunHeader } from '../actors/segments.js';
+import { BLOCK_TOKENS, DECISIONS } from '../core/config.js';
 import type { ParsedPreset } from '../core/presets.js';
+import type { Limits } from '../core/state.js';
 import type { PolicyName } from '../core/types.js';
 import { type ErrorCode, FastswitchError } from '../errors.js';
 import type { Pattern } from './patterns.js';
@@ -20,6 +27,13 @@ export interface Job {
   readonly load: Load;
   readonly seed: number;
   readonly noise: number;
+  readonly journal?: JobJournal;
+}
+
+/** Where a run is recorded, and which version of fastswitch says so. */
+export interface JobJournal {
+  readonly path: string;
+  readonly version: string;
 }
 
 /** From a worker; `index` is the job's. */
@@ -34,9 +48,45 @@ export function workloadOf(load: Load, { contextTokensMax }: Scenario, seed: num
   return conversations({ ...load, contextTokensMax }, seed);
 }
 
-/** Makes one run on this thread. Throws as `runSimulation` and `readTrace` do. */
-export function runJob({ load, ...job }: Job, onProgress: ((share: number) => void) | null): RunResult {
-  return runSimulation({ ...job, workload: workloadOf(load, job.scenario, job.seed), onProgress });
+/** Makes one run on this thread. Throws as `runSimulation`, `readTrace` and `FileJournal` do. */
+export function runJob(job: Job, onProgress: ((share: number) => void) | null): RunResult {
+  const { load, journal, ...options } = job;
+  const workload = workloadOf(load, job.scenario, job.seed);
+  if (journal === undefined) return runSimulation({ ...options, workload, onProgress });
+  const open = (limits: Limits) => new FileJournal(journal.path, headerOf(job, journal, limits));
+  return runSimulation({ ...options, workload, onProgress, journal: open });
+}
+
+/** The same run gives the same bytes: nothing in them comes from a clock or from chance. */
+function headerOf(job: Job, { version }: JobJournal, limits: Limits): RunHeader {
+  const { scenario, preset, policy, pattern, load, seed, noise } = job;
+  const { journal: _, ...told } = job;
+  // Where a trace lies is no part of the run.
+  const arrivals = load.type === 'trace' ? { ...load, path: basename(load.path) } : load;
+  return {
+    format: JOURNAL_FORMAT,
+    version,
+    decisions: DECISIONS,
+    run: createHash('sha256')
+      .update(JSON.stringify({ ...told, load: arrivals }))
+      .digest('hex')
+      .slice(0, 8),
+    startedAt: new Date(0).toISOString(),
+    source: 'simulated',
+    content: false,
+    blockTokens: BLOCK_TOKENS,
+    limits,
+    model: { name: scenario.name, fingerprint: '', layers: scenario.profile.layers },
+    seed,
+    config: {
+      ...arrivals,
+      scenario: scenario.name,
+      preset: preset.name,
+      policy,
+      pattern: pattern.type,
+      noise,
+    },
+  };
 }
 
 interface JobsOptions {

@@ -2,15 +2,18 @@
  * One run in virtual time: the real runtime, core and charts on simulated hands, under a workload and a pattern of
  * priorities. The same options give the same run, to the digest.
  */
-import type { Answer, Hands, RequestEnd } from '../actors/ports.js';
+
+import { Digest } from '../actors/digest.js';
+import { ProfileMachine } from '../actors/machine.js';
+import type { Answer, Hands, JournalPort, RequestEnd } from '../actors/ports.js';
 import { Agenda, simulatedHands } from '../actors/simulated.js';
 import { Runtime } from '../actors/system.js';
 import { BLOCK_TOKENS, GREEDY } from '../core/config.js';
 import type { ParsedPreset } from '../core/presets.js';
 import { Random } from '../core/random.js';
-import type { Limits } from '../core/state.js';
-import type { Effect, Event, PolicyName, RequestId } from '../core/types.js';
-import { Digest } from './digest.js';
+import type { Limits, State } from '../core/state.js';
+import type { Effect, Event, Micros, PolicyName, RequestId } from '../core/types.js';
+import { FastswitchError } from '../errors.js';
 import { type Pattern, Priorities, updatePeriod } from './patterns.js';
 import type { Scenario } from './profiles.js';
 import type { RunResult } from './result.js';
@@ -31,6 +34,16 @@ export interface SimulationOptions {
   readonly noise: number;
   /** Told after every request that ends: the share of requests that have. */
   readonly onProgress: ((share: number) => void) | null;
+  /** Sees every decision, and the state after it. */
+  readonly watch?: (event: Event, effects: readonly Effect[], state: State) => void;
+  /** Opens the journal of the run. */
+  readonly journal?: (limits: Limits) => RunJournal;
+}
+
+/** `closed` when the run is over, and in any case `stop` at its end: there is no waiting in virtual time. */
+export interface RunJournal extends JournalPort {
+  closed(at: Micros): void;
+  stop(): void;
 }
 
 /** The machine's error around the cost model, unless told otherwise. */
@@ -56,6 +69,7 @@ class Simulation {
   readonly #priorities: Priorities;
   readonly #updatePeriod: number;
   readonly #runtime: Runtime;
+  readonly #journal: RunJournal | undefined;
   /** Prompts have lengths and no content: all are views of this. */
   readonly #noTokens: Int32Array;
   /** By request number: whose turn it is. */
@@ -75,8 +89,10 @@ class Simulation {
     const limits = limitsOf(options);
     this.#witness = new RunWitness(limits.blockBytes);
     this.#noTokens = new Int32Array(longestPrompt(workload, scenario.contextTokensMax));
+    this.#journal = options.journal?.(limits);
     this.#runtime = new Runtime({
       limits,
+      ...(this.#journal === undefined ? {} : { journal: this.#journal }),
       makeHands: (answer) => this.#hands(answer, limits),
       sink: {
         tokens: () => {},
@@ -86,12 +102,20 @@ class Simulation {
           this.#failure = error;
         },
       },
-      witness: (event, effects) => this.#ownTime.outside(() => this.#see(event, effects)),
+      witness: (event, effects, state) => this.#ownTime.outside(() => this.#see(event, effects, state)),
       stopwatch: this.#ownTime,
     });
   }
 
   run(): RunResult {
+    try {
+      return this.#runToEnd();
+    } finally {
+      this.#journal?.stop();
+    }
+  }
+
+  #runToEnd(): RunResult {
     const { workload, seed } = this.#options;
     const started = performance.now();
     this.#begin(0);
@@ -99,6 +123,7 @@ class Simulation {
     if (this.#failure !== null) throw this.#explained(this.#failure);
     if (this.#ended < workload.requests)
       throw this.#explained(new Error(`${workload.requests - this.#ended} requests never ended`));
+    this.#journal?.closed(this.#agenda.now);
     const seconds = (performance.now() - started) / 1000;
     const { cachedPromptTokens, prefillTokensComputed } = this.#runtime.snapshot();
     const observed = this.#witness.observed();
@@ -121,13 +146,17 @@ class Simulation {
     const { engine, transfers, clock, close } = simulatedHands(
       this.#agenda,
       {
-        profile: scenario.profile,
-        mechanism: preset.mechanism,
-        seed: new Random(seed).fork('machine').word(),
+        machine: new ProfileMachine({
+          profile: scenario.profile,
+          mechanism: preset.mechanism,
+          seed: new Random(seed).fork('machine').word(),
+          blockBytes: limits.blockBytes,
+          noise,
+          stepFaults: 0,
+          transferFaults: 0,
+        }),
+        duplex: preset.mechanism.duplex,
         blockBytes: limits.blockBytes,
-        noise,
-        stepFaults: 0,
-        transferFaults: 0,
         request: (id) => this.#simulated(id),
       },
       (event) => {
@@ -170,7 +199,7 @@ class Simulation {
   }
 
   #submit(session: number, turn: number): void {
-    const { tenant, turns } = this.#session(session);
+    const { tenant, turns, weight, deadlines } = this.#session(session);
     const { promptTokens } = turns[turn] as Turn;
     const id = this.#turns.length === 0 ? 1 : this.#turns.length;
     this.#turns[id] = { session, turn };
@@ -179,7 +208,8 @@ class Simulation {
     // As most clients do, it sets no limit: the scheduler must not know the length of a reply before it is there.
     const maxTokens = this.#options.scenario.contextTokensMax - promptTokens;
     const priority = this.#priorities.of(session);
-    this.#ownTime.inside(() => this.#runtime.submit(id, { content, maxTokens, priority, tenant }));
+    const pace = { ...(weight === undefined ? {} : { weight }), ...(deadlines === undefined ? {} : { deadlines }) };
+    this.#ownTime.inside(() => this.#runtime.submit(id, { content, maxTokens, priority, tenant, ...pace, labels: [] }));
   }
 
   #end(id: RequestId, end: RequestEnd): void {
@@ -208,8 +238,9 @@ class Simulation {
     if (items.length > 0) this.#ownTime.inside(() => this.#runtime.deliver({ type: 'reprioritized', items }));
   }
 
-  #see(event: Event, effects: readonly Effect[]): void {
+  #see(event: Event, effects: readonly Effect[], state: State): void {
     this.#digest.add(event, effects);
+    this.#options.watch?.(event, effects, state);
     const tokens = this.#witness.tokens;
     this.#witness.see(event, effects);
     this.#eventsSinceToken = this.#witness.tokens === tokens ? this.#eventsSinceToken + 1 : 0;
@@ -219,6 +250,7 @@ class Simulation {
   }
 
   #explained(error: Error): Error {
+    if (error instanceof FastswitchError) return error;
     const { scenario, preset, policy, pattern, seed } = this.#options;
     const where = `${preset.name}, ${scenario.name}, ${pattern.type}, ${policy}, seed ${seed}, step ${this.#steps}`;
     return new Error(`simulation (${where}): ${error.message}`, { cause: error });

@@ -2,7 +2,7 @@
 import type { Spread } from './result.js';
 
 export class Samples {
-  #values = new Float64Array(1024);
+  #values = new Float64Array(64);
   #length = 0;
 
   get length(): number {

@@ -96,7 +96,8 @@ export class RunWitness {
 
   observed(): Observed {
     const { steps, transfers, runs, runBlocks, sent, held, promptTokens } = this.#counts;
-    const virtualSeconds = (this.#lastTokensAt - Math.max(0, this.#firstArrivalAt)) / MICROS_PER_SECOND;
+    // 0 where there was no token.
+    const virtualSeconds = Math.max(0, this.#lastTokensAt - Math.max(0, this.#firstArrivalAt)) / MICROS_PER_SECOND;
     const bytes = (blocks: number) => blocks * this.#blockBytes;
     const ms = (samples: Samples): Spread => samples.spread(MICROS_PER_MS);
     return {

@@ -4,7 +4,7 @@
  * it ended.
  */
 import { Random } from '../core/random.js';
-import type { BlockName, Micros } from '../core/types.js';
+import type { BlockName, Deadlines, Micros } from '../core/types.js';
 
 export interface Turn {
   /** Of the whole prompt: everything said before, and what is new. */
@@ -17,6 +17,10 @@ export interface Turn {
 export interface Session {
   readonly startMicros: Micros;
   readonly tenant: string;
+  /** Of its tenant; 1 where it is left out. */
+  readonly weight?: number;
+  /** Of each of its turns; none where they are left out. */
+  readonly deadlines?: Deadlines;
   /** At least one. */
   readonly turns: readonly Turn[];
   /**

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import type { Effect, Event, SteppedItem } from '../../src/core/types.js';
-import { Digest } from '../../src/simulation/digest.js';
+import { Digest, Marks } from '../../src/actors/digest.js';
+import type { Cause, Effect, Event, SteppedItem } from '../../src/core/types.js';
 import { Samples } from '../../src/simulation/samples.js';
 import { RunWitness } from '../../src/simulation/witness.js';
 
@@ -8,12 +8,17 @@ const arrived = (id: number, at: number): Event => ({
   type: 'arrived',
   at,
   id,
+  labels: [],
   promptTokens: 32,
   maxTokens: 9,
   priority: 0.25,
   tenant: 'a',
+  weight: 1,
+  ttftMicros: null,
+  tbtMicros: null,
   names: ['x', 'y'],
 });
+const cause: Cause = { why: 'outranked', by: 9 };
 const item = (id: number): SteppedItem => ({ id, count: 1, token: 7, ended: false, logprobs: null, name: null });
 const stepped = (step: number, at: number, ids: readonly number[]): Event => ({
   type: 'stepped',
@@ -101,11 +106,11 @@ describe('the witness of a run', () => {
     const witness = new RunWitness(10);
     witness.see(arrived(1, 0), [
       { ...copies, type: 'mirror', ids: [1], transfer: 1, direction: 'out' },
-      { ...copies, type: 'swapOut', id: 1, held: 5, transfer: 2, direction: 'out' },
+      { ...copies, type: 'swapOut', id: 1, held: 5, cause, transfer: 2, direction: 'out' },
       { ...copies, type: 'prefetch', id: 1, transfer: 3, direction: 'in' },
-      { type: 'park', id: 2, held: 7 },
+      { type: 'park', id: 2, held: 7, cause },
       { type: 'resume', id: 2, held: 7 },
-      { type: 'recompute', id: 2 },
+      { type: 'recompute', id: 2, cause },
     ]);
     for (const transfer of [1, 2, 3]) witness.see(landed(transfer, 2000 * transfer), []);
     const observed = witness.observed();
@@ -132,24 +137,29 @@ const EVENTS: readonly Event[] = [
   { type: 'stepFailed', at: 8, step: 3, error: 'e' },
   { type: 'aborted', at: 8, id: 3, reason: 'client' },
   { type: 'reprioritized', at: 9, items: [{ id: 1, priority: 0.5 }] },
+  { type: 'reprioritized', at: 9, items: [{ id: 1, priority: 0.5, deadlines: { ttftMicros: 7, tbtMicros: 8 } }] },
+  { type: 'reweighted', at: 9, tenant: 'a', weight: 2 },
 ];
 const EFFECTS: readonly Effect[] = [
   { type: 'admit', id: 1, cachedTokens: 16 },
   { type: 'step', step: 4, items: [{ id: 1, start: 3, count: 2, sample: true, blocks: [5, 6] }] },
   { type: 'prefilled', id: 1 },
-  { ...copies, type: 'swapOut', id: 1, held: 2, transfer: 3, direction: 'out' },
+  { ...copies, type: 'swapOut', id: 1, held: 2, cause, transfer: 3, direction: 'out' },
   { ...copies, type: 'swapIn', id: 1, held: 2, cachedTokens: 3, transfer: 3, direction: 'in' },
   { ...copies, type: 'mirror', ids: [1, 2], transfer: 3, direction: 'out' },
   { ...copies, type: 'prefetch', id: 2, transfer: 3, direction: 'in' },
-  { type: 'park', id: 1, held: 4 },
+  { type: 'park', id: 1, held: 4, cause },
   { type: 'resume', id: 1, held: 4 },
   { type: 'settled', id: 1 },
-  { type: 'recompute', id: 1 },
+  { type: 'recompute', id: 1, cause },
   { type: 'ending', id: 1 },
   tokens(1, 2),
   finish(1),
   { type: 'reject', id: 1, code: 'draining' },
 ];
+
+/** What was said: no digest has it. */
+const SAID = ['token', 'logprobs'];
 
 /** Every record that differs from `value` in one number, text or flag, at any depth. */
 function variations<T>(value: T): T[] {
@@ -158,7 +168,7 @@ function variations<T>(value: T): T[] {
   if (typeof value === 'boolean') return [!value as T];
   if (typeof value !== 'object' || value === null) return [];
   return Object.entries(value)
-    .filter(([key]) => key !== 'type' && key !== 'direction')
+    .filter(([key]) => key !== 'type' && key !== 'direction' && !SAID.includes(key))
     .flatMap(([key, part]) =>
       variations(part).map((varied) => Object.assign(Array.isArray(value) ? [...value] : { ...value }, { [key]: varied }) as T),
     );
@@ -181,6 +191,36 @@ describe('the digest', () => {
     const all = [effect, ...variations(effect)].map((varied) => digest(EVENTS[0] as Event, [varied]));
     expect(all.length).toBeGreaterThan(1);
     expect(new Set(all).size).toBe(all.length);
+  });
+
+  it('does not depend on what was said, but on whether something was', () => {
+    const stepped = (token: number): Event => ({
+      type: 'stepped',
+      at: 1,
+      step: 1,
+      micros: 1,
+      items: [{ id: 1, count: 1, token, ended: false, logprobs: token === 8 ? { logprob: -1, top: [] } : null, name: null }],
+    });
+    expect(digest(stepped(8), [])).toBe(digest(stepped(7), []));
+    expect(digest(stepped(-1), [])).not.toBe(digest(stepped(7), []));
+    const said = (token: number): Effect => ({ type: 'tokens', items: [{ id: 1, index: 0, token, logprobs: null }] });
+    expect(digest(stepped(7), [said(7)])).toBe(digest(stepped(7), [said(8)]));
+  });
+
+  it('is marked after each decision: the first mark that differs is that of the first decision that does', () => {
+    const marks = (events: readonly Event[]) => {
+      const made = new Marks();
+      return events.map((event, index) => made.after(event, EFFECTS.slice(index, index + 2)));
+    };
+    const usual = marks(EVENTS);
+    expect(marks(EVENTS)).toEqual(usual);
+    for (const [index, event] of EVENTS.entries()) {
+      for (const varied of variations(event)) {
+        const other = marks(EVENTS.with(index, varied));
+        expect(other.slice(0, index)).toEqual(usual.slice(0, index));
+        for (const [later, mark] of other.slice(index).entries()) expect(mark).not.toBe(usual[index + later]);
+      }
+    }
   });
 
   it('depends on the order, and does not care how much is taken in at a time', () => {

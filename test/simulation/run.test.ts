@@ -25,7 +25,7 @@ function workload(seed: number, count = 10) {
 
 function run(name: string, seed: number, pattern: Pattern = RANDOM): RunResult {
   const parsed = preset(name);
-  const policy = parsed.policy === 'fcfs' ? 'priority' : parsed.policy;
+  const policy = parsed.policy === 'fair' ? 'priority' : parsed.policy;
   return runSimulation({
     scenario: SCENARIO,
     preset: parsed,

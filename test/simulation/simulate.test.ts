@@ -1,10 +1,11 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { PRESET_NAMES } from '../../src/core/presets.js';
 import { FastswitchError } from '../../src/errors.js';
 import { type Entry, type Output, planSimulation, simulate } from '../../src/simulation/command.js';
+import { type Job, runJob } from '../../src/simulation/jobs.js';
 import type { PresetResult } from '../../src/simulation/result.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'fastswitch-simulate-'));
@@ -62,7 +63,7 @@ describe('the flags of simulate', () => {
     const policies = (...argv: string[]) =>
       entries('--preset', 'vllm-0.3,fastserve,vtc,default', ...argv).map(({ jobs }) => jobs[0]?.policy);
     expect(policies()).toEqual(['priority', 'mlfq', 'vtc', 'priority']);
-    expect(policies('--pattern', 'none')).toEqual(['priority', 'mlfq', 'vtc', 'fcfs']);
+    expect(policies('--pattern', 'none')).toEqual(['priority', 'mlfq', 'vtc', 'fair']);
     expect(policies('--policy', 'vtc')).toEqual(['vtc', 'vtc', 'vtc', 'vtc']);
   });
 
@@ -92,7 +93,7 @@ describe('the flags of simulate', () => {
     [['--rate', 'fast'], '--rate is "fast"; allowed is a number'],
     [['--rate', '0'], '--rate is "0"; allowed is a number, 0.000001 to 1000000'],
     [['--pattern', 'chaos'], 'no pattern "chaos"; there are random, markov, none'],
-    [['--policy', 'best'], 'no policy "best"; there are fcfs, priority, vtc, mlfq'],
+    [['--policy', 'best'], 'no policy "best"; there are fcfs, priority, vtc, fair, mlfq, edf'],
     [['--preset', 'vllm'], 'no preset "vllm"; there are vllm-0.3, vllm-1'],
     [['--preset', 'vllm-1+magic'], 'preset "vllm-1+magic": no switch "magic"'],
     [['--preset', 'default,'], '--preset is "default,"; allowed are names with commas between them'],
@@ -162,6 +163,20 @@ describe('simulate', () => {
     expect(readdirSync(a).sort()).toEqual([...files, 'summary.md']);
     for (const file of files) expect(read(a, file).runs[0]?.digest).toBe(read(b, file).runs[0]?.digest);
     expect(read(a, files[0] as string).settings).toMatchObject({ deviceBlocks: 300, noise: 0.05, dropped: 0 });
+  });
+
+  it('records a run of a trace to the same bytes, wherever the trace lies', () => {
+    const [one, other] = ['one', 'other'].map((name) => {
+      const place = join(folder, name);
+      mkdirSync(place);
+      copyFileSync(TRACE, join(place, 'trace.csv'));
+      const job = first('--trace', join(place, 'trace.csv'), '--limit', '1') as Job;
+      const path = join(place, 'x.journal');
+      runJob({ ...job, journal: { path, version: '1.2.3' } }, null);
+      return readFileSync(path);
+    }) as [Buffer, Buffer];
+    expect(one.length).toBeGreaterThan(500);
+    expect(one.equals(other)).toBe(true);
   });
 
   it('says where it cannot write', async () => {

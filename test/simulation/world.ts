@@ -1,5 +1,6 @@
 /** One simulated run from a seed: draws a machine, a load and its troubles, runs the real runtime on virtual time. */
 import { createHash } from 'node:crypto';
+import { ProfileMachine } from '../../src/actors/machine.js';
 import { Agenda, simulatedHands } from '../../src/actors/simulated.js';
 import { Listeners } from '../../src/actors/stream.js';
 import { Runtime, type SubmitRequest } from '../../src/actors/system.js';
@@ -79,6 +80,9 @@ function drawMechanism(random: Random): Mechanism {
     prefill: pick(random, ['mixed', 'alone', 'balanced']),
     oneWay: random.next() < 0.3,
     duplex: coin(),
+    quantumTokens: pick(random, [0, 16, 256]),
+    weighed: coin(),
+    starvationSeconds: pick(random, [0, 1, 5]),
   };
 }
 
@@ -86,14 +90,17 @@ export function drawParameters(seed: number, profile: HardwareProfile): WorldPar
   const random = new Random(seed).fork('parameters');
   const deviceBlocks = 8 + random.int(56);
   const maxRunning = 1 + random.int(12);
-  const policy = pick<PolicyName>(random, ['fcfs', 'priority', 'priority', 'priority', 'vtc', 'mlfq']);
+  const policy = pick<PolicyName>(random, ['fcfs', 'priority', 'priority', 'priority', 'vtc', 'fair', 'fair', 'mlfq', 'edf']);
+  const mechanism = drawMechanism(random);
+  const everlasting = policy === 'mlfq' && !mechanism.weighed;
   const limits: Limits = {
     policy,
-    mechanism: { ...drawMechanism(random), ...(policy === 'mlfq' && { preemption: 'swap' }) },
+    mechanism: { ...mechanism, ...(everlasting && { preemption: 'swap' }) },
     blockBytes: 1 << 16,
     deviceBlocks,
-    // Where nothing can be kept, a feedback queue that lifts the starving may let them push each other out for ever.
-    hostBlocks: policy === 'mlfq' ? 1000 : random.next() < 0.3 ? random.int(12) : 16 + random.int(200),
+    // Where nothing can be kept and no switch is weighed, a feedback queue that lifts the starving may let them push each
+    // other out for ever.
+    hostBlocks: everlasting ? 1000 : random.next() < 0.3 ? random.int(12) : 16 + random.int(200),
     maxBatchTokens: maxRunning + random.int(200),
     maxRunning,
     maxQueued: random.next() < 0.2 ? 1 + random.int(8) : 100,
@@ -168,12 +175,18 @@ function submission(
       maxTokens: 1 + random.int(parameters.outputMax),
       priority: random.int(4),
       tenant: `tenant-${random.int(3)}`,
+      weight: 1 + random.int(4),
+      deadlines: {
+        ttftMicros: random.next() < 0.5 ? null : random.int(2_000_000),
+        tbtMicros: random.next() < 0.5 ? null : random.int(200_000),
+      },
+      labels: [],
     },
   };
 }
 
-/** Runs to the end. Throws the first broken law, with the drawn parameters. */
-export function runWorld(parameters: WorldParameters): WorldResult {
+/** Runs to the end. Throws the first broken law, of these and `more`, with the drawn parameters. */
+export function runWorld(parameters: WorldParameters, ...more: readonly Law[]): WorldResult {
   const { limits, seed } = parameters;
   const random = new Random(seed).fork('load');
   const agenda = new Agenda();
@@ -190,6 +203,7 @@ export function runWorld(parameters: WorldParameters): WorldResult {
     endsOnce(),
     nobodySharesABlock(),
     sameKv(limits.deviceBlocks, limits.hostBlocks, (id, position) => texts.tag(textOf.get(id) as number, position)),
+    ...more,
   ];
   const outcomes = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
   const counts = {
@@ -214,10 +228,9 @@ export function runWorld(parameters: WorldParameters): WorldResult {
       simulatedHands(
         agenda,
         {
-          ...parameters,
-          mechanism: limits.mechanism,
+          machine: new ProfileMachine({ ...parameters, mechanism: limits.mechanism, blockBytes: limits.blockBytes, noise: 0.2 }),
+          duplex: limits.mechanism.duplex,
           blockBytes: limits.blockBytes,
-          noise: 0.2,
           request: (id) => ({
             outputTokens: lengths.get(id) ?? 1,
             name: (block) => texts.tag(textOf.get(id) as number, 16 * block + 15),

@@ -1,0 +1,293 @@
+/**
+ * Tenants on the real server, over HTTP. Two questions:
+ *
+ * 1. One tenant floods with long chats while another sends a short one every second. How much longer does the light one wait
+ *    for its first token than on an idle server, and what does that cost in tokens per second beside fcfs?
+ * 2. Four tenants flood, with weights 1:2:3:4. Do they get 10:20:30:40 of the service?
+ *
+ *   node dist/bench/tenants.js [--clients 64] [--seconds 20] [--rounds 3] [--tokens 400] [--policy fair] [--quick] [--json] [-- serve flags]
+ *
+ * Rounds are interleaved (idle, policy, fcfs, weights, idle, ...), every server is started anew, and ratios are of the medians of the
+ * rounds. TTFT is what the client sees; service is what /metrics counts between two scrapes. Clients and server share the
+ * machine's cores.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { Agent, type ClientRequest, request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values, positionals } = parseArgs({
+  options: {
+    clients: { type: 'string' },
+    seconds: { type: 'string' },
+    rounds: { type: 'string' },
+    tokens: { type: 'string' },
+    policy: { type: 'string', default: 'fair' },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+  },
+  allowPositionals: true,
+});
+const clients = Number(values.clients ?? (values.quick ? 8 : 64));
+const seconds = Number(values.seconds ?? (values.quick ? 1 : 20));
+const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
+const floodTokens = Number(values.tokens ?? (values.quick ? 64 : 400));
+/** Before measuring: the flood fills the device first. */
+const WARM_MILLIS = values.quick ? 300 : 3000;
+const LIGHT_MILLIS = values.quick ? 250 : 1000;
+const LIGHT_TOKENS = 16;
+/** Less than 64 long chats need. */
+const PRESSED = ['--device-kv', '16MiB', '--host-kv', '256MiB'];
+const WEIGHTS = [1, 2, 3, 4];
+
+interface Tenant {
+  readonly name: string;
+  readonly weight: number;
+  readonly key: string;
+}
+
+const tenantOf = (name: string, weight = 1): Tenant => ({ name, weight, key: randomBytes(32).toString('base64url') });
+const FLOOD = tenantOf('flood');
+const LIGHT = tenantOf('light');
+const WEIGHTED = WEIGHTS.map((weight) => tenantOf(`weight-${weight}`, weight));
+const TENANTS = [FLOOD, LIGHT, ...WEIGHTED];
+
+const scratch = mkdtempSync(join(tmpdir(), 'fastswitch-bench-tenants-'));
+const file = join(scratch, 'tenants.json');
+const hashed = (key: string) => `sha256:${createHash('sha256').update(key).digest('hex')}`;
+writeFileSync(file, JSON.stringify(TENANTS.map(({ name, weight, key }) => ({ tenant: name, weight, key: hashed(key) }))), {
+  mode: 0o600,
+});
+
+/** The server as a user starts it, on a free port. */
+async function start(policy: string): Promise<{ child: ChildProcess; url: string }> {
+  const main = new URL('../src/main.js', import.meta.url).pathname;
+  const own = ['--port', '0', '--log-level', 'warn', '--tenants', file, '--policy', policy, '--drain-seconds', '0'];
+  const child = spawn(process.execPath, [main, 'serve', ...own, ...PRESSED, ...positionals]);
+  let output = '';
+  const url = await new Promise<string>((resolve, reject) => {
+    const read = (chunk: Buffer) => {
+      output += chunk;
+      const found = /serving \S+ on (\S+)/.exec(output);
+      if (found) resolve(found[1] as string);
+    };
+    child.stdout.on('data', read);
+    child.stderr.on('data', read);
+    child.once('exit', (code) => reject(new Error(`the server ended with code ${code}:\n${output}`)));
+  });
+  return { child, url };
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  const code = await new Promise((resolve) => {
+    child.once('exit', resolve);
+    child.kill('SIGTERM');
+  });
+  if (code !== 0) throw new Error(`the server ended with code ${code}`);
+}
+
+interface Answer {
+  /** Null: no token came. */
+  readonly ttftMillis: number | null;
+  readonly text: string;
+}
+
+const agent = new Agent({ keepAlive: true, maxSockets: 512 });
+
+/** One streamed chat; `open` gets it while it lasts, so that it can be ended. */
+function chat(url: string, { key }: Tenant, content: string, maxTokens: number, open: Set<ClientRequest>): Promise<Answer> {
+  const body = JSON.stringify({
+    model: 'demo',
+    messages: [{ role: 'user', content }],
+    stream: true,
+    max_tokens: maxTokens,
+    ignore_eos: true,
+    temperature: 0,
+  });
+  return new Promise((resolve) => {
+    const sent = performance.now();
+    let ttftMillis: number | null = null;
+    let text = '';
+    let rest = '';
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` };
+    const call = request(`${url}/v1/chat/completions`, { method: 'POST', headers, agent }, (response) => {
+      response.setEncoding('utf8');
+      response.on('data', (chunk: string) => {
+        const lines = (rest + chunk).split('\n');
+        rest = lines.pop() ?? '';
+        for (const line of lines) {
+          if (!line.startsWith('data: {')) continue;
+          ttftMillis ??= performance.now() - sent;
+          text += (JSON.parse(line.slice(6)) as { choices: [{ delta: { content?: string } }?] }).choices[0]?.delta.content ?? '';
+        }
+      });
+      response.on('close', () => {
+        open.delete(call);
+        resolve({ ttftMillis: response.statusCode === 200 ? ttftMillis : null, text });
+      });
+    });
+    open.add(call);
+    call.on('error', () => {
+      open.delete(call);
+      resolve({ ttftMillis: null, text });
+    });
+    call.end(body);
+  });
+}
+
+/** Keeps so many chats of a tenant going until it is ended. */
+function flood(url: string, tenant: Tenant, count: number): () => void {
+  const open = new Set<ClientRequest>();
+  let over = false;
+  const client = async (index: number) => {
+    for (let turn = 0; !over; turn += 1) {
+      await chat(url, tenant, `Hi, I am ${tenant.name} ${index}. Tell me story ${turn} about a fox.`, floodTokens, open);
+    }
+  };
+  for (let index = 0; index < count; index += 1) void client(index);
+  return () => {
+    over = true;
+    for (const call of open) call.destroy();
+  };
+}
+
+const pause = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis));
+
+/** A short chat now and then, whether the last one has ended or not. */
+async function lightly(url: string, millis: number): Promise<Answer[]> {
+  const asked: Promise<Answer>[] = [];
+  const open = new Set<ClientRequest>();
+  for (let left = millis; left > 0; left -= LIGHT_MILLIS) {
+    asked.push(chat(url, LIGHT, 'Hi! What is 7 + 5?', LIGHT_TOKENS, open));
+    await pause(LIGHT_MILLIS);
+  }
+  // Whoever has not been answered by then counts as long as it has waited.
+  const enough = setTimeout(() => {
+    for (const call of open) call.destroy();
+  }, 30_000);
+  const answers = await Promise.all(asked);
+  clearTimeout(enough);
+  return answers;
+}
+
+type Samples = ReadonlyMap<string, number>;
+
+async function metrics(url: string): Promise<Samples> {
+  const page = await (await fetch(`${url}/metrics`)).text();
+  const samples = page.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+  return new Map(samples.map((line) => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]));
+}
+
+function percentile(numbers: readonly number[], share: number): number {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+}
+
+const median = (numbers: readonly number[]): number => percentile(numbers, 0.5);
+
+interface Light {
+  readonly ttft: readonly number[];
+  readonly unanswered: number;
+  readonly tokensPerSecond: number;
+  readonly stepMillis: number;
+  readonly texts: readonly string[];
+}
+
+/** The light tenant beside so many chats of the flooding one. */
+async function beside(policy: string, flooding: number): Promise<Light> {
+  const { child, url } = await start(policy);
+  await chat(url, LIGHT, 'Hi!', 8, new Set());
+  const end = flood(url, FLOOD, flooding);
+  await pause(WARM_MILLIS);
+  const before = await metrics(url);
+  const began = performance.now();
+  const answers = await lightly(url, seconds * 1000);
+  const after = await metrics(url);
+  const lasted = (performance.now() - began) / 1000;
+  end();
+  await stop(child);
+  const since = (name: string) => (after.get(name) ?? 0) - (before.get(name) ?? 0);
+  return {
+    ttft: answers.flatMap(({ ttftMillis }) => ttftMillis ?? []),
+    unanswered: answers.filter(({ ttftMillis }) => ttftMillis === null).length,
+    tokensPerSecond: since('fastswitch_generated_tokens_total') / lasted,
+    stepMillis: (1000 * since('fastswitch_step_seconds_sum')) / Math.max(1, since('fastswitch_steps_total')),
+    texts: answers.map(({ text }) => text),
+  };
+}
+
+/** The share of service that each of the weighted tenants got, in percent, while all of them flood. */
+async function shares(policy: string): Promise<readonly number[]> {
+  const { child, url } = await start(policy);
+  const ends = WEIGHTED.map((tenant) => flood(url, tenant, Math.ceil(clients / 4)));
+  await pause(WARM_MILLIS);
+  const before = await metrics(url);
+  await pause(seconds * 1000);
+  const after = await metrics(url);
+  for (const end of ends) end();
+  await stop(child);
+  const served = WEIGHTED.map(({ name }) => `fastswitch_tenant_service_total{tenant="${name}"}`).map(
+    (sample) => (after.get(sample) ?? 0) - (before.get(sample) ?? 0),
+  );
+  const all = served.reduce((sum, one) => sum + one, 0);
+  return served.map((one) => (100 * one) / all);
+}
+
+const policy = values.policy;
+const runs: { idle: Light[]; own: Light[]; fcfs: Light[]; shares: (readonly number[])[] } = {
+  idle: [],
+  own: [],
+  fcfs: [],
+  shares: [],
+};
+try {
+  for (let round = 0; round < rounds; round += 1) {
+    runs.idle.push(await beside(policy, 0));
+    runs.own.push(await beside(policy, clients));
+    runs.fcfs.push(await beside('fcfs', clients));
+    runs.shares.push(await shares(policy));
+    if (!values.json) process.stderr.write(`round ${round + 1} of ${rounds}\n`);
+  }
+} finally {
+  rmSync(scratch, { recursive: true });
+}
+
+const p99 = (lights: readonly Light[]) => median(lights.map(({ ttft }) => percentile(ttft, 0.99)));
+const rate = (lights: readonly Light[]) => median(lights.map(({ tokensPerSecond }) => tokensPerSecond));
+const step = median(runs.own.map(({ stepMillis }) => stepMillis));
+const meanShares = WEIGHTS.map(
+  (_, index) => runs.shares.reduce((sum, one) => sum + (one[index] as number), 0) / runs.shares.length,
+);
+const total = WEIGHTS.reduce((a, b) => a + b, 0);
+const worst = Math.max(...meanShares.map((share, index) => Math.abs(share / ((100 * (WEIGHTS[index] as number)) / total) - 1)));
+const texts = new Set([...runs.idle, ...runs.own].flatMap((light) => light.texts.filter((text) => text !== '')));
+const report = {
+  ...{ policy, clients, seconds, rounds, floodTokens, flags: [...PRESSED, ...positionals] },
+  idleTtftMs: { p50: median(runs.idle.flatMap(({ ttft }) => ttft)), p99: p99(runs.idle) },
+  floodTtftMs: { p50: median(runs.own.flatMap(({ ttft }) => ttft)), p99: p99(runs.own) },
+  fcfsTtftMs: { p50: median(runs.fcfs.flatMap(({ ttft }) => ttft)), p99: p99(runs.fcfs) },
+  unanswered: {
+    policy: runs.own.reduce((sum, one) => sum + one.unanswered, 0),
+    fcfs: runs.fcfs.reduce((sum, one) => sum + one.unanswered, 0),
+  },
+  stepMs: step,
+  /** Wanted: at most 2. */
+  ttftTimesIdle: (p99(runs.own) - step) / p99(runs.idle),
+  tokensPerSecond: { policy: rate(runs.own), fcfs: rate(runs.fcfs) },
+  /** Wanted: at least 0.9. */
+  throughputOfFcfs: rate(runs.own) / rate(runs.fcfs),
+  sharesPercent: meanShares,
+  /** Wanted: at most 0.05. */
+  worstShareError: worst,
+  /** Of the light tenant's texts, which are the same whoever else is served. */
+  hash: createHash('sha256')
+    .update([...texts].sort().join('\n'))
+    .digest('hex')
+    .slice(0, 12),
+};
+agent.destroy();
+if (values.json) console.log(JSON.stringify(report));
+else console.log(report);
