@@ -1,6 +1,8 @@
 /** The commands of README.md, run as they stand there (on a free port). */
 import { execFile, spawn } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import OpenAI from 'openai';
@@ -55,10 +57,32 @@ describe('README.md', () => {
     }
   });
 
+  it('replays as it says', { timeout: 60_000 }, async () => {
+    const lines = README.split('\n').filter((line) => /^npx fastswitch (replay|explain) /.test(line));
+    expect(lines.length).toBeGreaterThanOrEqual(5);
+    const folder = mkdtempSync(join(tmpdir(), 'fastswitch-readme-'));
+    const golden = 'test/golden/live-demo-stall.d2.journal';
+    for (const line of lines) {
+      const [command = ''] = line.replace('npx fastswitch', 'node dist/src/main.js').split(' # ');
+      const own = command
+        .replace('runs/', golden)
+        .replace('chat-of-ada', 'ada')
+        .replace(' out.json', ` ${join(folder, 'out.json')}`);
+      const { stdout } = await run('bash', ['-c', own.replace('4711', '300')], { cwd: ROOT });
+      expect(stdout, line).not.toBe('');
+    }
+    rmSync(folder, { recursive: true });
+  });
+
   it('promises a help that explains every flag it names', async () => {
     const serve = await run('npm', ['start', '--silent', '--', '--help'], { cwd: ROOT });
     const simulate = await run('npm', ['run', 'simulate', '--silent', '--', '--help'], { cwd: ROOT });
-    const stdout = serve.stdout + simulate.stdout;
+    const others = await Promise.all(
+      ['replay', 'explain', 'board', 'keys'].map((command) =>
+        run('node', ['dist/src/main.js', command, '--help'], { cwd: ROOT }),
+      ),
+    );
+    const stdout = [serve, simulate, ...others].map((help) => help.stdout).join('');
     const text = README.replaceAll(/`npm run bench[^`]*`/g, ''); // benches have flags of their own
     const flags = new Set([...text.matchAll(/ (--[a-z][a-z-]+) /g)].map(([, flag]) => flag as string));
     for (const flag of flags) expect(stdout).toContain(flag);
@@ -66,7 +90,7 @@ describe('README.md', () => {
 
   it('and CONTRIBUTING.md name only scripts and files that exist', () => {
     const pages = README + readFileSync(`${ROOT}CONTRIBUTING.md`, 'utf8');
-    for (const [, script] of pages.matchAll(/npm run ([a-z:]+)/g)) expect(scripts).toHaveProperty([script as string]);
+    for (const [, script] of pages.matchAll(/npm run ([a-z:-]+)/g)) expect(scripts).toHaveProperty([script as string]);
     for (const [, link] of README.matchAll(/\]\((?!http)([^)]+)\)/g))
       expect(() => readFileOrFolder(link as string)).not.toThrow();
   });
@@ -91,7 +115,7 @@ function readFileOrFolder(path: string): unknown {
 }
 
 describe('the benches', () => {
-  it.each(['core', 'blocks', 'engine', 'swap', 'serve'])(
+  it.each(['core', 'blocks', 'engine', 'swap', 'serve', 'board', 'tenants'])(
     'bench/%s.ts runs in its small form and prints a hash of its result',
     async (name) => {
       const { stdout } = await run('node', [`dist/bench/${name}.js`, '--quick', '--json'], { cwd: ROOT, timeout: 60_000 });

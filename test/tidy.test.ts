@@ -15,7 +15,11 @@ function filesBelow(folder: string, endings: readonly string[]): string[] {
     .filter((file) => !file.includes('native/build/'));
 }
 
-const sources = [...filesBelow('src', ['.ts', '.mjs']), ...filesBelow('statecharts', ['.ts'])];
+const sources = [
+  ...filesBelow('src', ['.ts', '.tsx', '.mjs']),
+  ...filesBelow('statecharts', ['.ts']),
+  ...filesBelow('tools/charts', ['.ts']),
+];
 const text = (file: string) => readFileSync(join(ROOT, file), 'utf8');
 
 interface Import {
@@ -34,19 +38,32 @@ function importsOf(file: string): Import[] {
 
 /** Rooms and what they may import. `type:` allows types only. Everyone may import src/errors. */
 const CORRIDORS: readonly { room: RegExp; may: readonly RegExp[]; types?: readonly RegExp[] }[] = [
-  { room: /^src\/(errors|flags)\.ts$/, may: [] },
+  { room: /^src\/errors\.ts$/, may: [] },
+  { room: /^src\/flags\.ts$/, may: [/^node:util$/] },
   { room: /^src\/core\//, may: [/^src\/core\//] },
   { room: /^statecharts\//, may: [/^statecharts\//, /^xstate$/], types: [/^src\/core\/types$/] },
   { room: /^src\/actors\/live\.ts$/, may: [/^src\/(core|actors|native)\//, /^node:/] },
   { room: /^src\/actors\/thread(-worker)?\.ts$/, may: [/^src\/(core|actors)\//, /^node:/] },
+  {
+    room: /^src\/actors\/(frames|segments|journal|recording|digest)\.ts$/,
+    may: [/^src\/(core|actors)\//, /^node:/, /^msgpackr$/],
+  },
   { room: /^src\/actors\//, may: [/^src\/(core|actors)\//, /^statecharts\//, /^xstate$/] },
+  { room: /^src\/replay\//, may: [/^src\/(replay|simulation|core|actors)\//, /^src\/flags$/, /^node:/] },
   { room: /^src\/native\//, may: [/^src\/native\//, /^node:/, /^piscina$/], types: [/^src\/core\/types$/] },
   {
+    room: /^src\/http\/board\/page\//,
+    may: [/^src\/http\/board\/page\//, /^src\/core\/board$/, /^preact(\/hooks)?$/, /^uplot$/],
+    types: [/^src\/core\/(types|metrics)$/],
+  },
+  { room: /^tools\/charts\//, may: [/^(tools\/charts|statecharts)\//, /^xstate(\/graph)?$/, /^@viz-js\/viz$/, /^node:/] },
+  {
     room: /^src\/http\//,
-    may: [/^src\/http\//, /^src\/core\/(types|config)$/, /^node:/, /^(?!xstate$|piscina$)[@\w]/],
+    may: [/^src\/http\/(?!board\/page\/)/, /^src\/core\/(types|config|life|board)$/, /^node:/, /^(?!xstate$|piscina$)[@\w]/],
     types: [/^src\/actors\/(system|ports)$/, /^src\/core\/metrics$/],
   },
   { room: /^src\/simulation\//, may: [/^src\/(simulation|core|actors)\//, /^src\/flags$/, /^node:/] },
+  { room: /^src\/keys\.ts$/, may: [/^src\/http\/(keys|tenant-settings)$/, /^src\/flags$/] },
   { room: /^src\/(main|options)\.ts$/, may: [/./] },
 ];
 
