@@ -10,11 +10,11 @@
  * otherwise; servers take turns (A B A B), each is started anew, and the median of the rounds is reported. The texts must be
  * the same under all. Clients and server share the machine's cores. Load is bounded: clients x turns requests a round.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
+import { start, stop } from './serving/process.js';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -53,32 +53,6 @@ interface Measured {
   readonly tbt: number[];
   tokens: number;
   failed: number;
-}
-
-/** The server as a user starts it, on a free port. */
-async function start(flags: readonly string[]): Promise<{ child: ChildProcess; url: string }> {
-  const main = new URL('../src/main.js', import.meta.url).pathname;
-  const child = spawn(process.execPath, [main, 'serve', '--port', '0', '--log-level', 'warn', '--max-queued', '4096', ...flags]);
-  let output = '';
-  const url = await new Promise<string>((resolve, reject) => {
-    const read = (chunk: Buffer) => {
-      output += chunk;
-      const found = /serving \S+ on (\S+)/.exec(output);
-      if (found) resolve(found[1] as string);
-    };
-    child.stdout.on('data', read);
-    child.stderr.on('data', read);
-    child.once('exit', (code) => reject(new Error(`the server ended with code ${code}:\n${output}`)));
-  });
-  return { child, url };
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  const code = await new Promise((resolve) => {
-    child.once('exit', resolve);
-    child.kill('SIGTERM');
-  });
-  if (code !== 0) throw new Error(`the server ended with code ${code}`);
 }
 
 interface Turn {
@@ -241,7 +215,7 @@ function counted(before: Samples, after: Samples) {
 
 /** All conversations at once on a server of their own. */
 async function run(flags: readonly string[]) {
-  const { child, url } = await start(flags);
+  const { child, url } = await start(['--max-queued', '4096', ...flags]);
   const model = ((await (await fetch(`${url}/v1/models`)).json()) as { data: [{ id: string }] }).data[0].id;
   const measured: Measured = { ttft: [], urgentTtft: [], tbt: [], tokens: 0, failed: 0 };
   // Compiles what is about to be measured.

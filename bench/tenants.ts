@@ -11,13 +11,13 @@
  * rounds. TTFT is what the client sees; service is what /metrics counts between two scrapes. Clients and server share the
  * machine's cores.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent, type ClientRequest, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { type Serving, start, stop } from './serving/process.js';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -62,31 +62,9 @@ writeFileSync(file, JSON.stringify(TENANTS.map(({ name, weight, key }) => ({ ten
   mode: 0o600,
 });
 
-/** The server as a user starts it, on a free port. */
-async function start(policy: string): Promise<{ child: ChildProcess; url: string }> {
-  const main = new URL('../src/main.js', import.meta.url).pathname;
-  const own = ['--port', '0', '--log-level', 'warn', '--tenants', file, '--policy', policy, '--drain-seconds', '0'];
-  const child = spawn(process.execPath, [main, 'serve', ...own, ...PRESSED, ...positionals]);
-  let output = '';
-  const url = await new Promise<string>((resolve, reject) => {
-    const read = (chunk: Buffer) => {
-      output += chunk;
-      const found = /serving \S+ on (\S+)/.exec(output);
-      if (found) resolve(found[1] as string);
-    };
-    child.stdout.on('data', read);
-    child.stderr.on('data', read);
-    child.once('exit', (code) => reject(new Error(`the server ended with code ${code}:\n${output}`)));
-  });
-  return { child, url };
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  const code = await new Promise((resolve) => {
-    child.once('exit', resolve);
-    child.kill('SIGTERM');
-  });
-  if (code !== 0) throw new Error(`the server ended with code ${code}`);
+/** With these tenants. */
+function startUnder(policy: string): Promise<Serving> {
+  return start(['--tenants', file, '--policy', policy, '--drain-seconds', '0', ...PRESSED, ...positionals]);
 }
 
 interface Answer {
@@ -198,7 +176,7 @@ interface Light {
 
 /** The light tenant beside so many chats of the flooding one. */
 async function beside(policy: string, flooding: number): Promise<Light> {
-  const { child, url } = await start(policy);
+  const { child, url } = await startUnder(policy);
   await chat(url, LIGHT, 'Hi!', 8, new Set());
   const end = flood(url, FLOOD, flooding);
   await pause(WARM_MILLIS);
@@ -221,7 +199,7 @@ async function beside(policy: string, flooding: number): Promise<Light> {
 
 /** The share of service that each of the weighted tenants got, in percent, while all of them flood. */
 async function shares(policy: string): Promise<readonly number[]> {
-  const { child, url } = await start(policy);
+  const { child, url } = await startUnder(policy);
   const ends = WEIGHTED.map((tenant) => flood(url, tenant, Math.ceil(clients / 4)));
   await pause(WARM_MILLIS);
   const before = await metrics(url);
