@@ -13,6 +13,7 @@ const FLAGS = {
   priority: { value: 'N', about: 'Of its requests under --policy priority; lower is served first.' },
   'requests-per-minute': { value: 'N', about: 'More are refused with 429.' },
   'tokens-per-minute': { value: 'N', about: 'Of prompts and completions together; more are refused with 429.' },
+  'lookups-per-minute': { value: 'N', about: 'Of questions about requests and changes of them; more are refused with 429.' },
   concurrency: { value: 'N', about: "Most choices at once in the scheduler; more wait in the tenant's own line." },
   queue: { value: 'N', about: 'Most requests in that line.' },
   soft: { value: null, about: 'Above its rates its requests wait in its line instead of being refused.' },

@@ -4,7 +4,7 @@ import { totalmem } from 'node:os';
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
 import { createThreadedSystem } from './actors/thread.js';
-import { type Config, isExposed } from './core/config.js';
+import { type Config, isExposed, presetOf } from './core/config.js';
 import { FastswitchError } from './errors.js';
 import { formatSize } from './flags.js';
 import { createBoardServer } from './http/board/recorded.js';
@@ -55,7 +55,7 @@ async function run(config: Config): Promise<void> {
         'could use the server: give it keys with --tenants FILE, or --insecure where something else keeps others out',
     );
   }
-  const tenants = new Tenants(config.tenants);
+  const tenants = new Tenants(config.tenants, presetOf(config).mechanism);
   const model = loadModel(config.model, { maxContext: config.maxContext });
   for (const warning of model.warnings) print(`warning: ${warning}`);
   print(`loading ${model.name}: ${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters in ${model.dtype}`);

@@ -57,6 +57,8 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
     port: 'Port to listen on; 0: any free one.',
     tenants:
       'JSON file of the tenants and their keys ("fastswitch keys" makes them), read again on SIGHUP; empty: no keys, one anonymous tenant.',
+    allowedHosts:
+      'More names under which a server of loopback without keys, and the board, may be reached, with commas between; addresses, localhost and --host always may.',
     insecure: 'Listen on more than loopback although there are no keys: whoever reaches the port may use it.',
     privateMetrics: 'With keys: GET /metrics needs one, too, of a tenant with "admin" or "metrics".',
     bodyLimitBytes: 'Largest request body.',

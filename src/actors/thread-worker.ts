@@ -31,7 +31,7 @@ function openJournal({ journal, journalSegmentBytes }: Config, header: RunHeader
 
 function headerOf(config: Config, version: string, { limits, model }: Live): RunHeader {
   // What lies where on this machine is nobody's business who reads a journal elsewhere.
-  const { host: _host, port: _port, journal: _journal, tenants: _tenants, ...told } = config;
+  const { host: _host, port: _port, journal: _journal, tenants: _tenants, allowedHosts: _names, ...told } = config;
   return {
     format: JOURNAL_FORMAT,
     version,

@@ -14,6 +14,8 @@ export interface Config {
   readonly port: number;
   /** File of the tenants and their keys; '': one anonymous tenant. */
   readonly tenants: string;
+  /** More names under which it answers where names are looked at, with commas between. */
+  readonly allowedHosts: string;
   /** Listens on more than loopback without keys. */
   readonly insecure: boolean;
   /** With keys: /metrics needs one, too. */
@@ -71,6 +73,7 @@ export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
   host: '127.0.0.1',
   port: 8080,
   tenants: '',
+  allowedHosts: '',
   insecure: false,
   privateMetrics: false,
   deviceKvBytes: 256 * 2 ** 20,
@@ -169,7 +172,12 @@ const LOOPBACK = /^(127(\.\d{1,3}){3}|::1|(.+\.)?localhost)$/i;
 
 /** Others than this machine's users reach it, and it knows nobody by a key. */
 export function isExposed({ host, tenants, insecure }: Pick<Config, 'host' | 'tenants' | 'insecure'>): boolean {
-  return tenants === '' && !insecure && !LOOPBACK.test(host);
+  return tenants === '' && !insecure && !isLoopback(host);
+}
+
+/** Only this machine reaches it. */
+export function isLoopback(host: string): boolean {
+  return LOOPBACK.test(host);
 }
 
 /** The switches and the policy that a configuration runs under. Throws an Error for a preset that `checkConfig` refuses. */

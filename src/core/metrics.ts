@@ -2,16 +2,20 @@
  * fold(event, effects) -> counters and histograms: what /metrics, benches and tests read. Pure: time is the `at` of the
  * events, so a replay yields the same numbers. It remembers what lives (requests, transfers in flight) and no one that has ended.
  */
+import {
+  GAP_BOUNDS,
+  type Histogram,
+  MICROS_PER_SECOND,
+  REQUEST_BOUNDS,
+  STEP_BOUNDS,
+  STEP_TOKENS_BOUNDS,
+  Tally,
+} from './histogram.js';
+import { Lengths, type LengthsSnapshot } from './lengths.js';
 import { type TenantCount, TenantCounts } from './tenants.js';
 import type { Direction, Effect, Event, Micros, Outcome, Phase, RequestId, StepItem, TransferId } from './types.js';
 
-/** counts[i] values were <= bounds[i] and > bounds[i - 1]; the last count is the overflow. */
-export interface Histogram {
-  readonly bounds: readonly number[];
-  readonly counts: number[];
-  sum: number;
-  count: number;
-}
+export type { Histogram } from './histogram.js';
 
 type TransferEffect = Extract<Effect, { type: 'swapOut' | 'swapIn' | 'mirror' | 'prefetch' }>;
 type AdmittingEffect = Extract<Effect, { type: 'admit' | 'swapIn' }>;
@@ -26,7 +30,7 @@ export interface BlockCounts {
   readonly kept: number;
 }
 
-export interface MetricsSnapshot {
+export interface MetricsSnapshot extends LengthsSnapshot {
   /** Live requests by state (`done` counts all that ended). */
   readonly requestsByPhase: Readonly<Record<Phase, number>>;
   readonly finishedByOutcome: Readonly<Record<'stop' | 'length' | 'aborted' | 'failed' | 'rejected', number>>;
@@ -37,6 +41,8 @@ export interface MetricsSnapshot {
   readonly stepSeconds: Histogram;
   /** What a step costs beside the engine's own time: from the event that launched it to its return, less the native call. */
   readonly stepGapSeconds: Histogram;
+  /** Tokens computed in a step that did not fail. */
+  readonly stepTokens: Histogram;
   /** Arrival to first admission. */
   readonly queueSeconds: Histogram;
   /** Arrival to end, of requests that were not rejected. */
@@ -72,52 +78,6 @@ export interface MetricsSnapshot {
   readonly blocks: Readonly<Record<'device' | 'host', BlockCounts>>;
 }
 
-/** Bounds in microseconds of what a step takes, what it costs beside the engine, and what a request takes. */
-const STEP_BOUNDS: readonly Micros[] = [
-  250, 500, 1e3, 2.5e3, 5e3, 1e4, 2e4, 3e4, 5e4, 7.5e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7,
-];
-const GAP_BOUNDS: readonly Micros[] = [25, 50, 100, 150, 200, 300, 500, 750, 1e3, 2e3, 5e3, 1e4, 2.5e4, 1e5];
-const REQUEST_BOUNDS: readonly Micros[] = [
-  1e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2e7, 3e7, 6e7, 1.2e8, 3e8, 6e8,
-];
-
-const MICROS_PER_SECOND = 1e6;
-
-/** Collects microseconds (integers, so that sums are exact) and reports seconds. */
-class MicrosHistogram {
-  readonly #bounds: readonly Micros[];
-  readonly #counts: number[];
-  #sum = 0;
-  #count = 0;
-
-  constructor(bounds: readonly Micros[]) {
-    this.#bounds = bounds;
-    this.#counts = new Array<number>(bounds.length + 1).fill(0);
-  }
-
-  observe(micros: Micros): void {
-    let low = 0;
-    let high = this.#bounds.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.#bounds[middle] as number) < micros) low = middle + 1;
-      else high = middle;
-    }
-    (this.#counts[low] as number)++;
-    this.#sum += micros;
-    this.#count++;
-  }
-
-  seconds(): Histogram {
-    return {
-      bounds: this.#bounds.map((bound) => bound / MICROS_PER_SECOND),
-      counts: [...this.#counts],
-      sum: this.#sum / MICROS_PER_SECOND,
-      count: this.#count,
-    };
-  }
-}
-
 /** Of a live request, what the core's state does not remember. */
 export interface Glance {
   /** The first of its labels, else ''. */
@@ -134,10 +94,13 @@ interface LiveRequest extends Glance {
   phase: Phase;
   /** The phase in which it runs when it is not swapped. */
   runningPhase: 'prefilling' | 'decoding';
-  admitted: boolean;
+  readonly maxTokens: number;
+  generated: number;
+  /** -1: not yet, these two and the last. */
+  admittedAt: Micros;
+  firstTokenAt: Micros;
   /** Tokens of its prompt that were found at its first admission. */
   cachedPromptTokens: number;
-  /** -1: no token yet. */
   lastTokenAt: Micros;
 }
 
@@ -169,12 +132,14 @@ export class MetricsFold {
   readonly #transitions = new Map<string, number>();
   readonly #tenants = new TenantCounts();
   readonly #byOutcome: Record<Outcome, number> = { stop: 0, length: 0, aborted: 0, failed: 0, rejected: 0 };
-  readonly #ttft = new MicrosHistogram(REQUEST_BOUNDS);
-  readonly #tbt = new MicrosHistogram(STEP_BOUNDS);
-  readonly #step = new MicrosHistogram(STEP_BOUNDS);
-  readonly #stepGap = new MicrosHistogram(GAP_BOUNDS);
-  readonly #queue = new MicrosHistogram(REQUEST_BOUNDS);
-  readonly #request = new MicrosHistogram(REQUEST_BOUNDS);
+  readonly #ttft = new Tally(REQUEST_BOUNDS, MICROS_PER_SECOND);
+  readonly #tbt = new Tally(STEP_BOUNDS, MICROS_PER_SECOND);
+  readonly #step = new Tally(STEP_BOUNDS, MICROS_PER_SECOND);
+  readonly #stepGap = new Tally(GAP_BOUNDS, MICROS_PER_SECOND);
+  readonly #stepLength = new Tally(STEP_TOKENS_BOUNDS, 1);
+  readonly #queue = new Tally(REQUEST_BOUNDS, MICROS_PER_SECOND);
+  readonly #request = new Tally(REQUEST_BOUNDS, MICROS_PER_SECOND);
+  readonly #lengths = new Lengths();
   readonly #counts = {
     steps: 0,
     stepsFailed: 0,
@@ -216,12 +181,14 @@ export class MetricsFold {
     return {
       requestsByPhase: { ...this.#byPhase },
       finishedByOutcome: { ...this.#byOutcome },
-      ttftSeconds: this.#ttft.seconds(),
-      tbtSeconds: this.#tbt.seconds(),
-      stepSeconds: this.#step.seconds(),
-      stepGapSeconds: this.#stepGap.seconds(),
-      queueSeconds: this.#queue.seconds(),
-      requestSeconds: this.#request.seconds(),
+      ttftSeconds: this.#ttft.histogram(),
+      tbtSeconds: this.#tbt.histogram(),
+      stepSeconds: this.#step.histogram(),
+      stepGapSeconds: this.#stepGap.histogram(),
+      stepTokens: this.#stepLength.histogram(),
+      queueSeconds: this.#queue.histogram(),
+      requestSeconds: this.#request.histogram(),
+      ...this.#lengths.snapshot(),
       ...this.#counts,
       preemptions: { ...this.#preemptions },
       transfers: { ...this.#transfers },
@@ -255,7 +222,7 @@ export class MetricsFold {
 
   /** Mean time from first admission to end; 1 before anyone has ended. */
   meanServiceSeconds(): number {
-    const [all, queued] = [this.#request.seconds(), this.#queue.seconds()];
+    const [all, queued] = [this.#request.histogram(), this.#queue.histogram()];
     return all.count === 0 ? 1 : Math.max(0, (all.sum - queued.sum) / all.count);
   }
 
@@ -271,8 +238,11 @@ export class MetricsFold {
           since: event.at,
           preemptions: 0,
           runningPhase: 'prefilling',
-          admitted: false,
+          maxTokens: event.maxTokens,
+          generated: 0,
           cachedPromptTokens: 0,
+          admittedAt: -1,
+          firstTokenAt: -1,
           lastTokenAt: -1,
         });
         this.#byPhase.queued++;
@@ -282,6 +252,7 @@ export class MetricsFold {
         this.#counts.prefillTokensComputed += this.#stepTokens.prefill;
         this.#counts.decodeTokensComputed += this.#stepTokens.decode;
         this.#step.observe(event.micros);
+        this.#stepLength.observe(this.#stepTokens.prefill + this.#stepTokens.decode);
         this.#stepGap.observe(event.at - this.#stepLaunchedAt - event.micros);
         return;
       case 'stepFailed':
@@ -362,11 +333,11 @@ export class MetricsFold {
 
   /** Its place is reserved; it computes at once, or when a copy of what was found has landed. */
   #admit(request: LiveRequest, { cachedTokens }: AdmittingEffect, at: Micros): void {
-    if (!request.admitted) {
+    if (request.admittedAt < 0) {
+      request.admittedAt = at;
       this.#queue.observe(at - request.arrivedAt);
       request.cachedPromptTokens = Math.min(cachedTokens, request.promptTokens);
     }
-    request.admitted = true;
     request.runningPhase = 'prefilling';
     this.#counts.cachedTokens += cachedTokens;
   }
@@ -391,12 +362,14 @@ export class MetricsFold {
   #token(request: LiveRequest, at: Micros): void {
     if (request.lastTokenAt >= 0) this.#tbt.observe(at - request.lastTokenAt);
     else {
+      request.firstTokenAt = at;
       this.#ttft.observe(at - request.arrivedAt);
       // Both here, so that their quotient is the share of prompts that was found.
       this.#counts.promptTokens += request.promptTokens;
       this.#counts.cachedPromptTokens += request.cachedPromptTokens;
     }
     request.lastTokenAt = at;
+    request.generated++;
     request.tenant.generatedTokens++;
     this.#counts.generatedTokens++;
   }
@@ -440,6 +413,7 @@ export class MetricsFold {
 
   #end(id: RequestId, outcome: Outcome, at: Micros): void {
     const request = this.#living(id);
+    this.#lengths.ended(request);
     this.#enter(request, 'done', at);
     this.#tenants.went(request.tenant);
     this.#live.delete(id);

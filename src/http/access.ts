@@ -31,12 +31,17 @@ const OPEN = new Set(['/health', '/ready']);
 
 type Need = 'nothing' | 'metrics' | 'key' | 'board';
 
+/** The board shows what is everybody's. */
+export function isBoard(route: string | undefined): boolean {
+  return route === '/board' || route?.startsWith('/board/') === true;
+}
+
 /** By the route and not by the path, of which there may be several spellings. */
 function needOf(route: string | undefined, { privateMetrics }: AccessOptions): Need {
   if (route === undefined) return 'key';
   if (OPEN.has(route)) return 'nothing';
   if (route === '/metrics') return privateMetrics ? 'metrics' : 'nothing';
-  return route === '/board' || route.startsWith('/board/') ? 'board' : 'key';
+  return isBoard(route) ? 'board' : 'key';
 }
 
 export function registerAccess(server: FastifyInstance, tenants: Tenants, options: AccessOptions): void {

@@ -13,6 +13,7 @@ import { FastswitchError } from '../errors.js';
 import { callerOf } from './access.js';
 import { type Answers, ChatAnswers, CompletionAnswers, type Counts, type Heading, usageOf } from './answers.js';
 import { Attendance, standingOf } from './attendance.js';
+import type { ChoiceCounts } from './choice-counts.js';
 import { eventStream, KEEP_ALIVE_MILLIS } from './event-stream.js';
 import type { Gate } from './gate.js';
 import { type ChoiceRequest, Generation, type OpenGenerations, type Piece } from './generation.js';
@@ -52,6 +53,7 @@ export interface CompletionsParts {
   readonly tenants: Tenants;
   readonly gate: Gate;
   readonly room: WaitingRoom;
+  readonly choiceCounts: ChoiceCounts;
   /** Of fastswitch. */
   readonly version: string;
 }
@@ -231,7 +233,7 @@ export class Completions {
   }
 
   async #answer(job: Job, reply: FastifyReply): Promise<FastifyReply> {
-    const { system, tokenizer, open, room } = this.#parts;
+    const { system, tokenizer, open, room, choiceCounts } = this.#parts;
     this.#refuseCrowd(job.prompts.length * job.asked.choices);
     if (reply.raw.destroyed) return reply.hijack();
     // Under both names it can be asked about, from now on.
@@ -240,6 +242,7 @@ export class Completions {
     const attendance = new Attendance(this.#parts, standing, this.#asked(job, heading), reply);
     const requests = this.#choiceRequests(job, attendance, [heading.id, reply.request.id]);
     const generation = new Generation(system, tokenizer, requests, job.asked.stream);
+    choiceCounts.asked(job.prompts.length, job.asked.choices);
     open.add(generation);
     reply.raw.once('close', () => {
       open.delete(generation);

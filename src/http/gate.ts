@@ -6,6 +6,7 @@
  * Requests are HTTP requests, concurrency and lines count choices and requests. Times are milliseconds of a monotonic clock.
  */
 import { FastswitchError } from '../errors.js';
+import { clipped, rateHeaders, spelled } from './rates.js';
 import type { Tenant } from './tenants.js';
 
 /** What a request may use at most. */
@@ -15,10 +16,12 @@ export interface Wish {
   readonly tokens: number;
 }
 
-/** Clients that are told to wait a minute or more do not, and use a short time of their own. */
-const RETRY_SECONDS_MAX = 59;
 /** Of the mean time that a request stays inside: weight of the newest. */
 const HOLD_SHARE = 0.1;
+/** A tenant of average weight may hold so many times what is free of the server's queue: alone, four fifths of it. */
+const FREE_TIMES = 4;
+/** Longer than it takes to hear that a choice runs. */
+const CALM_MILLIS = 100;
 
 interface Line {
   readonly waiting: Pass[];
@@ -82,6 +85,8 @@ export class Gate {
   readonly #lines = new Map<Tenant, Line>();
   #inside = 0;
   #closed = false;
+  /** When nobody was last seen to wait in the scheduler. */
+  #calmAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: GateOptions, now: () => number = () => performance.now()) {
     this.#options = options;
@@ -98,7 +103,8 @@ export class Gate {
     const least = { choices: 1, tokens: 0 };
     if (!tenant.settings.soft) refuseTooFast(tenant, least, now);
     const line = this.#lineOf(tenant);
-    if (!this.#mayEnter(tenant, line, least, now)) this.#refuseFull(tenant, line, least, now);
+    if (this.#mayEnter(tenant, line, least, now)) this.#refuseCrowding(tenant, line, least, now);
+    else this.#refuseFull(tenant, line, least, now);
   }
 
   /**
@@ -114,6 +120,7 @@ export class Gate {
     const line = this.#lineOf(tenant);
     if (!settings.soft) refuseTooFast(tenant, wish, now);
     if (this.#mayEnter(tenant, line, wish, now)) {
+      this.#refuseCrowding(tenant, line, wish, now);
       charge(tenant, pass, now);
       this.#admit(line, pass, now);
       return pass;
@@ -175,30 +182,22 @@ export class Gate {
   headers(tenant: Tenant): Record<string, string> {
     const now = this.#now();
     const { requests, tokens } = tenant;
-    const rate = (kind: 'requests' | 'tokens', limit: number, remaining: number, resetSeconds: number) => ({
-      [`x-ratelimit-limit-${kind}`]: String(Math.floor(limit)),
-      [`x-ratelimit-remaining-${kind}`]: String(Math.max(0, Math.floor(remaining))),
-      [`x-ratelimit-reset-${kind}`]: spelled(resetSeconds),
-    });
     const ofRequests =
       requests === null
-        ? this.#roomHeaders(tenant, rate)
-        : rate('requests', requests.perMinute, requests.level(now), requests.secondsUntilFull(now));
+        ? this.#roomHeaders(tenant)
+        : rateHeaders('requests', requests.perMinute, requests.level(now), requests.secondsUntilFull(now));
     if (tokens === null) return ofRequests;
-    return { ...ofRequests, ...rate('tokens', tokens.perMinute, tokens.level(now), tokens.secondsUntilFull(now)) };
+    return { ...ofRequests, ...rateHeaders('tokens', tokens.perMinute, tokens.level(now), tokens.secondsUntilFull(now)) };
   }
 
-  #roomHeaders(
-    tenant: Tenant,
-    rate: (kind: 'requests', limit: number, remaining: number, resetSeconds: number) => Record<string, string>,
-  ): Record<string, string> {
+  #roomHeaders(tenant: Tenant): Record<string, string> {
     const { concurrency, queue } = tenant.settings;
     const { line, inside } = this.counts(tenant);
     const { maxRunning, maxQueued } = this.#options;
     const limit = concurrency === null ? maxRunning + maxQueued : concurrency + (queue ?? maxQueued);
     const used = concurrency === null ? this.#inside : inside + line;
     const perPlace = (this.#lines.get(tenant)?.holdSeconds ?? 0) / (concurrency ?? maxRunning);
-    return rate('requests', limit, limit - used, used * perPlace);
+    return rateHeaders('requests', limit, limit - used, used * perPlace);
   }
 
   #lineOf(tenant: Tenant): Line {
@@ -252,6 +251,38 @@ export class Gate {
     );
   }
 
+  /**
+   * The server's queue is everybody's, and is shared as switches share the memory of their ports (dynamic thresholds,
+   * Choudhury and Hahne 1998): nobody may hold more than some times what is still free, by weight. So there is always room
+   * for who has little there, and nobody who was let in has to go again. Who has nothing there is always let past, and the
+   * scheduler has the last word.
+   */
+  #refuseCrowding(tenant: Tenant, line: Line, wish: Wish, now: number): void {
+    if (tenant.anonymous) return;
+    let [all, weights, tenants] = [0, 0, 0];
+    for (const other of this.#lines.keys()) {
+      const { queued } = other.service;
+      if (queued === 0 && other !== tenant) continue;
+      all += queued;
+      weights += other.settings.weight;
+      tenants += 1;
+    }
+    if (all === 0) this.#calmAt = now;
+    const own = tenant.service.queued;
+    if (own === 0) return;
+    // That a choice runs is heard a moment later: a burst that all can run is no crowd.
+    if (this.#inside + wish.choices <= this.#options.maxRunning && now - this.#calmAt < CALM_MILLIS) return;
+    const free = this.#options.maxQueued - all - wish.choices;
+    const share = (tenant.settings.weight * tenants) / weights;
+    if (own + wish.choices <= FREE_TIMES * share * free) return;
+    throw new FastswitchError(
+      'queue_full',
+      `${own} choices of tenant '${tenant.name}' wait in the server's queue, which holds ${this.#options.maxQueued} for all tenants. Try again later.`,
+      null,
+      clipped(line.holdSeconds),
+    );
+  }
+
   /** Until a place in the line is free: when the first of it goes in. */
   #secondsToPlace(tenant: Tenant, line: Line, wish: Wish, now: number): number {
     const { concurrency, soft } = tenant.settings;
@@ -259,10 +290,6 @@ export class Gate {
     const rate = soft ? secondsToRate(tenant, line.waiting[0]?.wish ?? wish, now) : 0;
     return clipped(Math.max(places, rate));
   }
-}
-
-function clipped(seconds: number): number {
-  return Math.min(RETRY_SECONDS_MAX, Math.max(0.001, seconds));
 }
 
 function draining(): FastswitchError {
@@ -313,13 +340,4 @@ function refuseTooFast(tenant: Tenant, wish: Wish, now: number): void {
     null,
     clipped(seconds),
   );
-}
-
-/** `6m0s`, `1.5s`, `20ms`: as OpenAI writes them. */
-export function spelled(seconds: number): string {
-  const millis = Math.ceil(seconds * 1000);
-  if (millis < 1000) return `${millis}ms`;
-  const minutes = Math.floor(millis / 60_000);
-  const rest = (millis - minutes * 60_000) / 1000;
-  return minutes === 0 ? `${rest}s` : `${minutes}m${Number(rest.toFixed(0))}s`;
 }

@@ -1,12 +1,16 @@
 /**
  * What each tenant was served, and how far apart that is: counted at the edge, where tenants, their weights and their
  * objectives are known, from tokens as they go out. Service is counted as virtual token counters do (Sheng et al., OSDI
- * 2024): 1 for a token of a prompt, when its first token is there, and 2 for a generated one.
+ * 2024), in the prices that the scheduler has: of a prompt, when its first token is there, and of a generated token.
  *
  * Times are milliseconds of a clock that only goes forward.
  */
-const PROMPT_PRICE = 1;
-const GENERATED_PRICE = 2;
+
+/** As the preset of the server has them. */
+export interface Prices {
+  readonly promptPrice: number;
+  readonly tokenPrice: number;
+}
 
 /** For the index of fairness: how long what was served is remembered, as the time in which it fades to 37 %. */
 const FADING_MILLIS = 60_000;
@@ -25,14 +29,21 @@ export class Service {
   /** Choices alive, and those of them that wait: for their first admission, or because they were preempted. */
   live = 0;
   waiting = 0;
+  /** Of those that wait: in the scheduler, and not in their tenant's own line. */
+  queued = 0;
   readonly attained: Readonly<Record<'ttft' | 'tbt', Attainment>> = { ttft: { met: 0, missed: 0 }, tbt: { met: 0, missed: 0 } };
   /** Service by weight; lifted to the least of those who wait when it begins to wait, so that nobody saves up. */
   counter = 0;
   #recent = 0;
   #recentAt = 0;
+  readonly #prices: Prices;
+
+  constructor(prices: Prices) {
+    this.#prices = prices;
+  }
 
   serve(promptTokens: number, generatedTokens: number, now: number): void {
-    const amount = PROMPT_PRICE * promptTokens + GENERATED_PRICE * generatedTokens;
+    const amount = this.#priced(promptTokens, generatedTokens);
     this.promptTokens += promptTokens;
     this.generatedTokens += generatedTokens;
     this.counter += amount / this.weight;
@@ -57,12 +68,16 @@ export class Service {
 
   /** In VTC's units, from the start. */
   get served(): number {
-    return PROMPT_PRICE * this.promptTokens + GENERATED_PRICE * this.generatedTokens;
+    return this.#priced(this.promptTokens, this.generatedTokens);
   }
 
   /** By weight, of the last minute or so. */
   recent(now: number): number {
     return this.#faded(now) / this.weight;
+  }
+
+  #priced(promptTokens: number, generatedTokens: number): number {
+    return this.#prices.promptPrice * promptTokens + this.#prices.tokenPrice * generatedTokens;
   }
 
   #faded(now: number): number {

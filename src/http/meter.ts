@@ -41,6 +41,7 @@ export class Meter {
   /** It goes to the scheduler now; answers with what weight. */
   submitted(): number {
     this.#submitted = true;
+    if (this.#waiting) this.#service.queued += 1;
     this.#tenants.changed();
     return this.#metered.tenant.came(this.#metered.account);
   }
@@ -80,6 +81,7 @@ export class Meter {
   #wait(): void {
     if (this.#waiting || this.#over) return;
     this.#waiting = true;
+    if (this.#submitted) this.#service.queued += 1;
     this.#service.waits(this.#tenants.all().map(({ service }) => service));
   }
 
@@ -87,5 +89,6 @@ export class Meter {
     if (!this.#waiting) return;
     this.#waiting = false;
     this.#service.waiting -= 1;
+    if (this.#submitted) this.#service.queued -= 1;
   }
 }

@@ -136,6 +136,8 @@ const JOURNAL: readonly (readonly [
   ],
 ];
 
+const ENDED = 'of requests that ended with a token';
+
 const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapshot: SystemSnapshot) => Histogram])[] = [
   ['fastswitch_ttft_seconds', 'Arrival to first token.', (s) => s.ttftSeconds],
   ['fastswitch_tbt_seconds', 'Between one token of a request and the next.', (s) => s.tbtSeconds],
@@ -147,6 +149,19 @@ const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapsho
   ],
   ['fastswitch_queue_seconds', 'Arrival to first admission.', (s) => s.queueSeconds],
   ['fastswitch_request_seconds', 'Arrival to end.', (s) => s.requestSeconds],
+  ['fastswitch_step_tokens', 'Tokens computed in one step.', (s) => s.stepTokens],
+  ['fastswitch_request_prompt_tokens', `Length of a prompt, ${ENDED}.`, (s) => s.promptLength],
+  ['fastswitch_request_generated_tokens', `Tokens generated, ${ENDED}.`, (s) => s.generationLength],
+  ['fastswitch_request_max_tokens', `The most that might have been generated, ${ENDED}.`, (s) => s.mostLength],
+  [
+    'fastswitch_request_computed_prompt_tokens',
+    `Tokens of a prompt that were not found, ${ENDED}.`,
+    (s) => s.computedPromptLength,
+  ],
+  ['fastswitch_prefill_seconds', `First admission to first token, ${ENDED}.`, (s) => s.prefillSeconds],
+  ['fastswitch_decode_seconds', `First token to last, preempted or not, ${ENDED}.`, (s) => s.decodeSeconds],
+  ['fastswitch_inference_seconds', `First admission to last token, ${ENDED}.`, (s) => s.inferenceSeconds],
+  ['fastswitch_mean_tbt_seconds', `Mean time between tokens, ${ENDED} of two or more.`, (s) => s.meanTbtSeconds],
 ];
 
 export class MetricsPage {

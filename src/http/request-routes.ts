@@ -8,7 +8,7 @@ import { type Static, Type } from 'typebox';
 import type { Explanation, System } from '../actors/system.js';
 import { FastswitchError } from '../errors.js';
 import { callerOf, requireAdmin } from './access.js';
-import { refuseNames, refuseOrigins } from './board/visitors.js';
+import { refuseOrigins } from './visitors.js';
 
 /** What is sent to change something is small. */
 const BODY_BYTES_MAX = 4096;
@@ -30,13 +30,7 @@ const Change = Type.Object(
   { title: 'a JSON object', additionalProperties: false },
 );
 
-export interface RequestRoutesOptions {
-  readonly keyed: boolean;
-  /** Address that the server listens on. */
-  readonly host: string;
-}
-
-export function registerRequestRoutes(server: FastifyInstance, system: System, { keyed, host }: RequestRoutesOptions): void {
+export function registerRequestRoutes(server: FastifyInstance, system: System, keyed: boolean): void {
   server.get('/v1/requests', async (request, reply) => {
     const { tenant, admin } = callerOf(request);
     const { at, requests } = await system.board(false);
@@ -62,10 +56,7 @@ export function registerRequestRoutes(server: FastifyInstance, system: System, {
   typed.patch('/v1/requests/*', { bodyLimit: BODY_BYTES_MAX, schema: { body: Change } }, async (request) => {
     requireAdmin(request, keyed);
     // A key says who it is; without keys a page of somebody else's must not be able to.
-    if (!keyed) {
-      refuseNames(request.headers, host);
-      refuseOrigins(request.headers);
-    }
+    if (!keyed) refuseOrigins(request.headers);
     const name = (request.params as Record<string, string>)['*'] ?? '';
     const found = await system.explain(name);
     const body = change(system, name, request.body, found);

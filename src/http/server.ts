@@ -10,15 +10,17 @@ import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type ConnectionError, type FastifyInstance, type FastifyReply, LogController } from 'fastify';
 import type { System } from '../actors/system.js';
-import type { Config } from '../core/config.js';
+import { type Config, isLoopback, presetOf } from '../core/config.js';
 import { FastswitchError } from '../errors.js';
 import { type Caller, callerOf, registerAccess } from './access.js';
 import { liveBoard } from './board/live.js';
 import { registerBoard } from './board/routes.js';
+import { ChoiceCounts } from './choice-counts.js';
 import { Completions } from './completions.js';
 import { clientError, errorBody, sendError } from './error-answers.js';
 import { Gate } from './gate.js';
 import { OpenGenerations } from './generation.js';
+import { Lookups, registerLookups } from './lookups.js';
 import type { ModelInfo } from './model.js';
 import { registerRequestRoutes } from './request-routes.js';
 import { registerRequests } from './requests.js';
@@ -27,6 +29,7 @@ import { type Health, registerStatus } from './status.js';
 import { registerTenants } from './tenant-routes.js';
 import { Tenants } from './tenants.js';
 import type { Tokenizer } from './tokenizer.js';
+import { registerNames } from './visitors.js';
 import { WaitingRoom } from './waiting-room.js';
 import { within } from './within.js';
 
@@ -59,10 +62,11 @@ export interface ServerParts {
  * @throws FastswitchError bad_model if tokenizer and model do not belong together.
  */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, system, tokenizer, tenants = new Tenants('') } = parts;
+  const { config, system, tokenizer, tenants = new Tenants('', presetOf(config).mechanism) } = parts;
   tokenizer.assertFits(system.info.vocabularySize);
   const state = { health: 'serving' as Health };
   const server = bareServer(config, () => state.health);
+  registerNames(server, { ...config, all: !tenants.keyed && isLoopback(config.host), keyed: tenants.keyed });
   const gate = registerGate(server, tenants, parts);
   const open = new OpenGenerations();
   const sockets = openSockets(server);
@@ -71,10 +75,12 @@ export function createServer(parts: ServerParts): FastifyInstance {
     // Nobody will end these any more.
     open.abortAll();
   });
-  registerCompletions(server, new Completions({ ...parts, open, tenants, gate, room: new WaitingRoom(system) }));
-  registerStatus(server, { ...parts, tenants, health: () => state.health });
+  const choiceCounts = new ChoiceCounts();
+  const room = new WaitingRoom(system);
+  registerCompletions(server, new Completions({ ...parts, open, tenants, gate, room, choiceCounts }));
+  registerStatus(server, { ...parts, tenants, choiceCounts, health: () => state.health });
   registerRequests(server, system, '/v1/requests/', (request, account) => maySee(callerOf(request), account));
-  registerRequestRoutes(server, system, { keyed: tenants.keyed, host: config.host });
+  registerRequestRoutes(server, system, tenants.keyed);
   registerTenants(server, tenants, gate);
   const board = liveBoard({
     ...parts,
@@ -111,6 +117,8 @@ function registerGate(server: FastifyInstance, tenants: Tenants, { config, syste
   server.addHook('onSend', async ({ caller }, reply) => {
     if (caller !== null) reply.headers(gate.headers(caller.tenant));
   });
+  // After the gate's: of what asks about requests the rate of that is said, and not that of completions.
+  registerLookups(server, new Lookups());
   return gate;
 }
 

@@ -5,7 +5,8 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance } from 'fastify';
 import type { System } from '../actors/system.js';
 import { FastswitchError } from '../errors.js';
-import { MetricsPage } from './metrics-page.js';
+import type { ChoiceCounts } from './choice-counts.js';
+import { histogram, type Metric, MetricsPage } from './metrics-page.js';
 import type { ModelInfo } from './model.js';
 import { chatMessages, requireToken, templateOptions } from './parameters.js';
 import { DetokenizeRequest, TokenizeRequest } from './schema.js';
@@ -26,6 +27,7 @@ export interface StatusParts {
   readonly model: ModelInfo;
   readonly version: string;
   readonly tenants: Tenants;
+  readonly choiceCounts: ChoiceCounts;
   health(): Health;
 }
 
@@ -35,8 +37,9 @@ const READY_MILLIS_MAX = 2_000;
 export function registerStatus(server: FastifyInstance, parts: StatusParts): void {
   registerModels(server, parts);
   registerTokens(server, parts);
-  const { system, model, version, tenants } = parts;
-  const page = new MetricsPage(system, model, version, [...tenantMetrics(tenants), ...vllmMetrics(model.name, system.info)]);
+  const { system, model, version, tenants, choiceCounts } = parts;
+  const vllm = vllmMetrics(model.name, system.info, choiceCounts);
+  const page = new MetricsPage(system, model, version, [choicesMetric(choiceCounts), ...tenantMetrics(tenants), ...vllm]);
   server.get('/metrics', async (_request, reply) => reply.type(page.contentType).send(await page.render()));
   server.get('/version', async () => ({ version: parts.version }));
   server.get('/health', async (_request, reply) => {
@@ -47,6 +50,12 @@ export function registerStatus(server: FastifyInstance, parts: StatusParts): voi
     const status = await readiness(parts);
     return reply.code(status === 'ready' ? 200 : 503).send({ status });
   });
+}
+
+function choicesMetric(counts: ChoiceCounts): Metric {
+  const name = 'fastswitch_request_choices';
+  const help = 'Choices that a prompt asked for (n).';
+  return { type: 'histogram', name, help, read: () => histogram(name, counts.histogram()) };
 }
 
 /** Whether a request that comes now would be served: asked of the engine's own thread, too. */

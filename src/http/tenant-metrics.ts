@@ -7,6 +7,7 @@ import type { Metric, Sample } from './metrics-page.js';
 import type { Tenant, Tenants } from './tenants.js';
 
 export function tenantMetrics(tenants: Tenants): readonly Metric[] {
+  const { promptPrice, tokenPrice } = tenants.prices;
   const each = (read: (tenant: Tenant) => Readonly<Record<string, number>>, label: string): readonly Sample[] =>
     tenants
       .all()
@@ -43,7 +44,7 @@ export function tenantMetrics(tenants: Tenants): readonly Metric[] {
     {
       type: 'counter',
       name: 'fastswitch_tenant_service_total',
-      help: 'Service by tenant as virtual token counters count it: 1 for a prompt token, 2 for a generated one.',
+      help: `Service by tenant as virtual token counters count it: ${promptPrice} for a prompt token, ${tokenPrice} for a generated one.`,
       read: () => ofTenant(({ service }) => service.served),
     },
     {

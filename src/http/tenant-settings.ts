@@ -16,10 +16,12 @@ export interface TenantSettings {
   readonly weight: number;
   /** Of its requests, where they bring none; one that they bring is counted from here. Lower is served first. */
   readonly priority: number;
-  /** Null, these four: no limit. */
+  /** Null: no limit, of these two, concurrency and queue. */
   readonly requestsPerMinute: number | null;
   /** Prompt and completion together. */
   readonly tokensPerMinute: number | null;
+  /** Questions about requests and changes of them; null: what `lookups.ts` has for all. */
+  readonly lookupsPerMinute: number | null;
   /** Most choices at once in the scheduler. */
   readonly concurrency: number | null;
   /** Most that wait in its own line, for its concurrency or (`soft`) for its rate. */
@@ -44,6 +46,7 @@ export const SETTINGS_NONE: Omit<TenantSettings, 'name'> = {
   priority: 0,
   requestsPerMinute: null,
   tokensPerMinute: null,
+  lookupsPerMinute: null,
   concurrency: null,
   queue: null,
   soft: false,
@@ -89,6 +92,7 @@ const CHANGEABLE = {
   priority: whole(-0x80000000, 0x7fffffff),
   requests_per_minute: orNull(number(0.1, 1e9)),
   tokens_per_minute: orNull(number(1, 1e12)),
+  lookups_per_minute: orNull(number(1, 1e9)),
   concurrency: orNull(whole(1, 2 ** 24)),
   queue: orNull(whole(0, 2 ** 24)),
   soft: flag,
@@ -102,6 +106,7 @@ const INSIDE = {
   priority: 'priority',
   requests_per_minute: 'requestsPerMinute',
   tokens_per_minute: 'tokensPerMinute',
+  lookups_per_minute: 'lookupsPerMinute',
   concurrency: 'concurrency',
   queue: 'queue',
   soft: 'soft',

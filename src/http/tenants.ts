@@ -6,7 +6,7 @@
 import { FastswitchError } from '../errors.js';
 import { Bucket } from './bucket.js';
 import { KeyRing } from './keys.js';
-import { Service } from './ledger.js';
+import { type Prices, Service } from './ledger.js';
 import { changedSettings, readTenants, SETTINGS_NONE, type TenantEntry, type TenantSettings } from './tenant-settings.js';
 
 /** The anonymous tenant, and its account where a request names no user. */
@@ -27,7 +27,7 @@ interface Account {
 export class Tenant {
   readonly anonymous: boolean;
   /** What it was served, and how well. */
-  readonly service = new Service();
+  readonly service: Service;
   /** Null: no such limit. */
   requests: Bucket | null = null;
   tokens: Bucket | null = null;
@@ -35,8 +35,9 @@ export class Tenant {
   readonly accounts = new Map<string, Account>();
   #settings: TenantSettings;
 
-  constructor(settings: TenantSettings, anonymous: boolean, now: number) {
+  constructor(settings: TenantSettings, anonymous: boolean, prices: Prices, now: number) {
     this.anonymous = anonymous;
+    this.service = new Service(prices);
     this.#settings = settings;
     this.update(settings, now);
   }
@@ -110,6 +111,8 @@ export class Tenants {
   readonly keyed: boolean;
   /** The scheduler is to know of another weight. */
   onReweighted: (account: string, weight: number) => void = () => {};
+  /** What its service is counted in. */
+  readonly prices: Prices;
   readonly #path: string;
   readonly #now: () => number;
   #ring = new KeyRing<Tenant>();
@@ -120,15 +123,17 @@ export class Tenants {
 
   /**
    * @param path Of the file; '' for the anonymous tenant alone.
+   * @param prices Those that the scheduler has.
    * @param now Milliseconds of a clock that only goes forward.
    * @throws FastswitchError bad_config
    */
-  constructor(path: string, now: () => number = () => performance.now()) {
+  constructor(path: string, prices: Prices, now: () => number = () => performance.now()) {
     this.#path = path;
+    this.prices = prices;
     this.#now = now;
     this.keyed = path !== '';
     if (this.keyed) this.reload();
-    else this.#byName.set(DEFAULT_TENANT, new Tenant({ name: DEFAULT_TENANT, ...SETTINGS_NONE }, true, now()));
+    else this.#byName.set(DEFAULT_TENANT, new Tenant({ name: DEFAULT_TENANT, ...SETTINGS_NONE }, true, prices, now()));
   }
 
   /** Who is served without a key; null where one is needed. */
@@ -158,7 +163,7 @@ export class Tenants {
     const ring = new KeyRing<Tenant>();
     const byName = new Map<string, Tenant>();
     for (const { settings, hashes } of entries as readonly TenantEntry[]) {
-      const tenant = this.#byName.get(settings.name) ?? new Tenant(settings, false, this.#now());
+      const tenant = this.#byName.get(settings.name) ?? new Tenant(settings, false, this.prices, this.#now());
       byName.set(settings.name, tenant);
       for (const hash of hashes) ring.add(hash, tenant);
     }

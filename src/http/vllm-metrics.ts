@@ -1,9 +1,10 @@
 /**
  * The same figures under the names that vLLM's dashboards and the Gateway API inference extension read, with vLLM's labels.
- * Only what means the same here: there is no adapter, no data parallelism and no time of prefill by itself.
+ * Only what means the same here: there is no adapter, no data parallelism and no speculation.
  */
 import type { SystemSnapshot } from '../actors/system.js';
 import type { Histogram } from '../core/metrics.js';
+import type { ChoiceCounts } from './choice-counts.js';
 import type { Metric, Read, Sample } from './metrics-page.js';
 import { histogram, one } from './metrics-page.js';
 
@@ -26,6 +27,7 @@ const COUNTERS: readonly (readonly [name: string, help: string, read: (snapshot:
   ['num_preemptions_total', 'Preemptions.', ({ preemptions: { swap, recompute } }) => swap + recompute],
   ['prompt_tokens_total', 'Prompt tokens of requests that got their first token.', (s) => s.promptTokens],
   ['generation_tokens_total', 'Tokens generated.', (s) => s.generatedTokens],
+  ['prompt_tokens_cached_total', 'Prompt tokens that were found, and not computed.', (s) => s.cachedPromptTokens],
   ['prefix_cache_queries_total', 'Prompt tokens that were looked for among what is kept.', (s) => s.promptTokens],
   ['prefix_cache_hits_total', 'Of these: found, and not computed.', (s) => s.cachedPromptTokens],
 ];
@@ -36,12 +38,22 @@ const HISTOGRAMS: readonly (readonly [name: string, help: string, read: (snapsho
   ['time_per_output_token_seconds', 'As vllm:inter_token_latency_seconds, under its older name.', (s) => s.tbtSeconds],
   ['e2e_request_latency_seconds', 'Arrival to end.', (s) => s.requestSeconds],
   ['request_queue_time_seconds', 'Arrival to first admission.', (s) => s.queueSeconds],
+  ['request_inference_time_seconds', 'First admission to last token.', (s) => s.inferenceSeconds],
+  ['request_prefill_time_seconds', 'First admission to first token.', (s) => s.prefillSeconds],
+  ['request_decode_time_seconds', 'First token to last.', (s) => s.decodeSeconds],
+  ['request_time_per_output_token_seconds', 'Mean time between the tokens of a request.', (s) => s.meanTbtSeconds],
+  ['request_prompt_tokens', 'Length of a prompt.', (s) => s.promptLength],
+  ['request_generation_tokens', 'Tokens that a request generated.', (s) => s.generationLength],
+  ['request_prefill_kv_computed_tokens', 'Tokens of a prompt that were not found.', (s) => s.computedPromptLength],
+  ['request_params_max_tokens', 'The most that a request might have generated.', (s) => s.mostLength],
+  ['iteration_tokens_total', 'Tokens computed in one step.', (s) => s.stepTokens],
 ];
 
 /** @param blocks Of the two memories, and tokens in a block. */
 export function vllmMetrics(
   model: string,
   blocks: { readonly blockTokens: number; readonly deviceBlocks: number; readonly hostBlocks: number },
+  choices: ChoiceCounts,
 ): readonly Metric[] {
   const labels = { model_name: model, engine: '0' };
   const labelled = (samples: readonly Sample[]): readonly Sample[] =>
@@ -64,6 +76,9 @@ export function vllmMetrics(
         labels: { finished_reason },
         value,
       })),
+    ),
+    metric('histogram', 'request_params_n', 'Choices that a prompt asked for (n).', () =>
+      histogram('vllm:request_params_n', choices.histogram()),
     ),
     ...HISTOGRAMS.map(([name, help, read]) =>
       metric('histogram', name, help, (snapshot) => histogram(`vllm:${name}`, read(snapshot))),

@@ -112,6 +112,60 @@ describe('the fold of a run', () => {
     expect(buckets(snapshot.tbtSeconds)).toEqual([[0.075, 0.1, 1]]);
   });
 
+  it('says of requests that ended how long they were and where their time went', () => {
+    const { snapshot } = fold(
+      ...LIFE.slice(0, 3),
+      [stepped(2, 2_100_000, 100_000), tokens(1), swapOut(1, 1, [2])],
+      [landed(1, 2_200_000), on('settled', 1), on('recompute', 1)],
+      // Admitted once more: neither that nor the swap changes where prefill ended and decoding began.
+      [later(3_000_000), admit(1), step(3, item(1, 0, 22, true))],
+      [stepped(3, 3_500_000, 100_000), on('prefilled', 1), tokens(1), finish(1, 'aborted')],
+      [arrived(2, 4_000_000, 7)],
+      [stepped(4, 4_100_000, 1), finish(2, 'aborted')],
+      [arrived(3, 4_200_000, 9), { type: 'reject', id: 3, code: 'queue_full' }],
+    );
+    const sums = (histogram: Histogram) => [histogram.count, histogram.sum];
+    expect({
+      prompt: sums(snapshot.promptLength),
+      generation: sums(snapshot.generationLength),
+      most: sums(snapshot.mostLength),
+      computed: sums(snapshot.computedPromptLength),
+      prefill: sums(snapshot.prefillSeconds),
+      decode: sums(snapshot.decodeSeconds),
+      inference: sums(snapshot.inferenceSeconds),
+      mean: sums(snapshot.meanTbtSeconds),
+    }).toEqual({
+      prompt: [1, 20],
+      generation: [1, 3],
+      most: [1, 8],
+      computed: [1, 20],
+      prefill: [1, 0.5],
+      decode: [1, 1.5],
+      inference: [1, 2],
+      mean: [1, 0.75],
+    });
+    expect(buckets(snapshot.promptLength)).toEqual([[10, 20, 1]]);
+  });
+
+  it('counts the tokens of each step', () => {
+    const { snapshot } = fold(...LIFE);
+    expect([snapshot.stepTokens.count, snapshot.stepTokens.sum]).toEqual([2, 21]);
+    expect(buckets(snapshot.stepTokens)).toEqual([
+      [0, 1, 1],
+      [16, 32, 1],
+    ]);
+    const failed = fold(...LIFE.slice(0, 2), [{ type: 'stepFailed', at: 2e6, step: 1, error: 'x' }, finish(1, 'failed')]);
+    expect([failed.snapshot.stepTokens.count, failed.snapshot.promptLength.count]).toEqual([0, 0]);
+  });
+
+  it('says how much of a prompt had to be computed', () => {
+    const { snapshot } = fold(
+      [arrived(1, 0), admit(1, 16), step(1, item(1, 16, 4, true))],
+      [stepped(1, 10, 1), on('prefilled', 1), tokens(1), finish(1)],
+    );
+    expect([snapshot.computedPromptLength.sum, snapshot.meanTbtSeconds.count]).toEqual([4, 0]);
+  });
+
   it('counts tokens by what they were computed for', () => {
     const { snapshot } = fold(...LIFE);
     const { steps, promptTokens, generatedTokens, prefillTokensComputed, decodeTokensComputed } = snapshot;

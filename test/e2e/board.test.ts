@@ -46,7 +46,7 @@ async function follow(url: string): Promise<Viewer> {
 /** Connects, reads the first bytes and nothing more. */
 function stall(url: string): Socket {
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
-  socket.write('GET /board/events HTTP/1.1\r\nhost: x\r\n\r\n');
+  socket.write('GET /board/events HTTP/1.1\r\nhost: localhost\r\n\r\n');
   socket.once('data', () => socket.pause());
   socket.on('error', () => {});
   onTestFinished(() => void socket.destroy());

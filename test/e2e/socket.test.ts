@@ -229,15 +229,15 @@ describe('what is no request', () => {
     ['zeros', Buffer.alloc(4096), 400],
     [
       'a chunk that is none',
-      `POST ${PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n`,
+      `POST ${PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n`,
       400,
     ],
     [
       'two lengths (request smuggling)',
-      `POST ${PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
+      `POST ${PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
       400,
     ],
-    ['endless headers', `GET /health HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(40_000)}\r\n\r\n`, 431],
+    ['endless headers', `GET /health HTTP/1.1\r\nhost: localhost\r\nx: ${'y'.repeat(40_000)}\r\n\r\n`, 431],
   ];
   it.each(garbage)('%s is answered with a reason, and the connection ends', async (_name, bytes, status) => {
     const client = wire(server.url, bytes);
@@ -278,11 +278,11 @@ describe('a request that is none of ours', () => {
       415,
       'unsupported_media_type',
     ],
-    ['a method of nobody here', `GET ${PATH} HTTP/1.1\r\nhost: x\r\n\r\n`, 405, 'method_not_allowed'],
-    ['a method of the models', 'DELETE /v1/models/demo HTTP/1.1\r\nhost: x\r\n\r\n', 405, 'method_not_allowed'],
-    ['a preflight', `OPTIONS ${PATH} HTTP/1.1\r\nhost: x\r\norigin: http://evil\r\n\r\n`, 405, 'method_not_allowed'],
+    ['a method of nobody here', `GET ${PATH} HTTP/1.1\r\nhost: localhost\r\n\r\n`, 405, 'method_not_allowed'],
+    ['a method of the models', 'DELETE /v1/models/demo HTTP/1.1\r\nhost: localhost\r\n\r\n', 405, 'method_not_allowed'],
+    ['a preflight', `OPTIONS ${PATH} HTTP/1.1\r\nhost: localhost\r\norigin: http://evil\r\n\r\n`, 405, 'method_not_allowed'],
     ['a path of nobody', posting('/v1/nothing', SHORT), 404, 'not_found'],
-    ['a path that is none', 'GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n', 400, 'invalid_request'],
+    ['a path that is none', 'GET /%zz HTTP/1.1\r\nhost: localhost\r\n\r\n', 400, 'invalid_request'],
   ];
   it.each(cases)('%s', async (_name, bytes, status, code) => {
     const client = wire(server.url, bytes);
@@ -299,7 +299,7 @@ describe('a request that is none of ours', () => {
     async (framing) => {
       const json = Buffer.from(JSON.stringify({ ...SHORT, prompt: 'x'.repeat(20_000_000) }));
       const chunked = [
-        Buffer.from(`POST ${PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`),
+        Buffer.from(`POST ${PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`),
         Buffer.from(`${json.length.toString(16)}\r\n`),
         json,
         Buffer.from('\r\n0\r\n\r\n'),

@@ -136,7 +136,7 @@ export function posting(path: string, body: object | string | Buffer, ...headers
   const bytes = Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
   const head = [
     `POST ${path} HTTP/1.1`,
-    'host: x',
+    'host: localhost',
     'content-type: application/json',
     `content-length: ${bytes.length}`,
     ...headers,

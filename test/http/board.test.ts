@@ -12,6 +12,7 @@ import { FastswitchError } from '../../src/errors.js';
 import { Feed, type FeedOptions, VIEWERS_MAX } from '../../src/http/board/feed.js';
 import { type BoardParts, registerBoard } from '../../src/http/board/routes.js';
 import { bareServer } from '../../src/http/server.js';
+import { registerNames } from '../../src/http/visitors.js';
 import { ScriptedSystem } from './scripted-system.js';
 import { serving, until } from './serving.js';
 
@@ -48,9 +49,9 @@ async function board(options: Partial<FeedOptions> = {}, parts: Partial<BoardPar
     requests: system,
     control: null,
     player: null,
-    host: '127.0.0.1',
     stallSeconds: 60,
   };
+  registerNames(server, { host: 'box.lan', allowedHosts: '', all: true, keyed: false });
   registerBoard(server, { ...defaults, pageFolder: page, ...parts });
   await server.listen({ host: '127.0.0.1', port: 0 });
   onTestFinished(async () => {
@@ -185,7 +186,7 @@ describe('a name of the server', () => {
   const addresses = ['/board', '/board/about', '/board/events', '/board/requests/1', '/board/assets/index-abc123.js'];
 
   test.each(addresses)('that somebody else could have gives nothing at %s', async (url) => {
-    const { server, feed } = await board({}, { host: 'box.lan' });
+    const { server, feed } = await board();
     for (const host of ['evil.example', 'evil.example:8080', '127.0.0.1.evil.example', 'localhost.evil.example', 'x@127.0.0.1']) {
       const answer = await server.inject({ url, headers: { host } });
       expect([answer.statusCode, answer.json()], host).toEqual([403, { error: expect.objectContaining({ code: 'forbidden' }) }]);
@@ -196,7 +197,7 @@ describe('a name of the server', () => {
   test.each(['127.0.0.1:8080', '[::1]:8080', '192.168.0.7', 'localhost', 'board.localhost:80', 'BOX.lan:8080'])(
     '%s is its own',
     async (host) => {
-      const { server } = await board({}, { host: 'box.lan' });
+      const { server } = await board();
       expect((await server.inject({ url: '/board/about', headers: { host } })).json()).toEqual(ABOUT);
     },
   );

@@ -21,7 +21,7 @@ async function streaming(change: { includeUsage?: boolean; stop?: string[] } = {
   const tokenizer = await loadTokenizer(await byteLevelFolder());
   const system = new ScriptedSystem();
   const promptTokens = Int32Array.of(97);
-  const tenants = new Tenants('');
+  const tenants = new Tenants('', { promptPrice: 1, tokenPrice: 2 });
   const request = {
     promptTokens,
     sampling: GREEDY,

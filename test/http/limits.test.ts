@@ -2,7 +2,7 @@
 import OpenAI, { type APIError, RateLimitError } from 'openai';
 import { describe, expect, test } from 'vitest';
 import { Bucket } from '../../src/http/bucket.js';
-import { spelled } from '../../src/http/gate.js';
+import { spelled } from '../../src/http/rates.js';
 import { bytesOf, ENDED, refused } from './scripted-system.js';
 import { type Serving, serving, until } from './serving.js';
 

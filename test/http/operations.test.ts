@@ -88,10 +88,63 @@ describe('/metrics', () => {
     for (const name of ['inter_token_latency_seconds', 'e2e_request_latency_seconds', 'request_queue_time_seconds'])
       expect(of(`${name}_count`)).toBe(0);
   });
+
+  test("has how long requests are and where their time goes, under vLLM's names and our own", async () => {
+    const at = await serving();
+    at.system.script = () => [{ tokens: bytesOf('hi') }, ENDED];
+    for (const payload of [
+      { model: 'tiny', prompt: 'x' },
+      { model: 'tiny', prompt: ['x', 'y'], n: 6 },
+    ])
+      await at.server.inject({ method: 'POST', url: '/v1/completions', payload });
+    const seen = await metrics(at);
+    const vllm = '{model_name="tiny",engine="0"}';
+    const pairs: readonly (readonly [theirs: string, ours: string, sum: number, count: number])[] = [
+      ['request_prompt_tokens', 'request_prompt_tokens', 11, 2],
+      ['request_generation_tokens', 'request_generated_tokens', 7, 2],
+      ['request_params_max_tokens', 'request_max_tokens', 32, 2],
+      ['request_prefill_kv_computed_tokens', 'request_computed_prompt_tokens', 6, 2],
+      ['request_prefill_time_seconds', 'prefill_seconds', 0.05, 2],
+      ['request_decode_time_seconds', 'decode_seconds', 0.9, 2],
+      ['request_inference_time_seconds', 'inference_seconds', 0.95, 2],
+      ['request_time_per_output_token_seconds', 'mean_tbt_seconds', 0.2, 1],
+      ['iteration_tokens_total', 'step_tokens', 17, 1],
+      ['request_params_n', 'request_choices', 13, 3],
+    ];
+    for (const [theirs, ours, sum, count] of pairs) {
+      for (const [name, labels] of [
+        [`vllm:${theirs}`, vllm],
+        [`fastswitch_${ours}`, ''],
+      ] as const)
+        expect([name, seen.get(`${name}_sum${labels}`), seen.get(`${name}_count${labels}`)]).toEqual([
+          name,
+          expect.closeTo(sum, 9),
+          count,
+        ]);
+      const buckets = [...seen].filter(([key]) => key.startsWith(`vllm:${theirs}_bucket`));
+      // A label of the bucket, the model and the engine, and no other: their number does not grow with clients.
+      expect(buckets.length).toBeLessThan(21);
+      expect(buckets.find(([key]) => key.includes('le="+Inf"'))?.[1]).toBe(count);
+    }
+    expect(seen.get('fastswitch_request_choices_bucket{le="5"}')).toBe(1);
+    expect(seen.get('fastswitch_request_choices_bucket{le="10"}')).toBe(3);
+    expect(seen.get(`vllm:prompt_tokens_cached_total${vllm}`)).toBe(5);
+  });
+
+  test('counts service in the prices that the scheduler has', async () => {
+    const at = await serving({ tenants: { blue: {} }, config: { preset: 'default+promptPrice=3+tokenPrice=5' } });
+    at.system.script = () => [{ tokens: bytesOf('abc') }, ENDED];
+    const payload = { model: 'tiny', prompt: 'xy' };
+    const headers = { authorization: `Bearer ${at.keys.blue}` };
+    await at.server.inject({ method: 'POST', url: '/v1/completions', headers, payload });
+    expect((await metrics(at)).get('fastswitch_tenant_service_total{tenant="blue"}')).toBe(2 * 3 + 3 * 5);
+    const page = (await at.server.inject('/metrics')).body;
+    expect(page).toMatch(/^# HELP fastswitch_tenant_service_total .*3 for a prompt token, 5 for a generated one\.$/m);
+  });
 });
 
 describe('dispersion', () => {
-  const service = (weight: number): Service => Object.assign(new Service(), { weight });
+  const service = (weight: number): Service => Object.assign(new Service({ promptPrice: 1, tokenPrice: 2 }), { weight });
 
   test('compares those who wait, by weight; who begins to wait is lifted and owes nothing', () => {
     const [a, b, c] = [service(1), service(3), service(1)];

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import OpenAI from 'openai';
 import { afterAll, afterEach } from 'vitest';
-import { type Config, DEFAULTS } from '../../src/core/config.js';
+import { type Config, DEFAULTS, presetOf } from '../../src/core/config.js';
 import { hashOf, newKey } from '../../src/http/keys.js';
 import { modelInfo, type SamplingDefaults } from '../../src/http/model.js';
 import { createServer } from '../../src/http/server.js';
@@ -77,7 +77,7 @@ export async function serving({
   const sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, ...defaults };
   const files = { eosTokens: [IM_END], fingerprint: 'tiny', sampling };
   const { path, keys } = Object.keys(given).length === 0 ? { path: '', keys: {} } : tenantsFile(given);
-  const tenants = new Tenants(path);
+  const tenants = new Tenants(path, presetOf(full).mechanism);
   const server = createServer({
     tenants,
     config: full,

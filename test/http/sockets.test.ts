@@ -31,7 +31,7 @@ function request(path: string, body: object, headers: readonly string[] = []): s
   const json = JSON.stringify({ model: 'tiny', ...body });
   return [
     `POST ${path} HTTP/1.1`,
-    'host: x',
+    'host: localhost',
     'content-type: application/json',
     `content-length: ${Buffer.byteLength(json)}`,
     ...headers,

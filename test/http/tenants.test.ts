@@ -319,6 +319,8 @@ describe('the tenants file', () => {
   });
 
   test('that is not there ends the start', () => {
-    expect(() => new Tenants('nowhere.json')).toThrow(/--tenants nowhere\.json cannot be read: ENOENT/);
+    expect(() => new Tenants('nowhere.json', { promptPrice: 1, tokenPrice: 2 })).toThrow(
+      /--tenants nowhere\.json cannot be read: ENOENT/,
+    );
   });
 });

@@ -45,7 +45,6 @@ export function liveBoard({ config, system, model, version, drain, report }: Liv
     requests: system,
     control,
     player: null,
-    host: config.host,
     stallSeconds: config.stallSeconds,
   };
 }

@@ -4,6 +4,7 @@ import type { System } from '../../actors/system.js';
 import type { BoardAbout, BoardOrder } from '../../core/board.js';
 import type { Config } from '../../core/config.js';
 import { bareServer } from '../server.js';
+import { registerNames } from '../visitors.js';
 import { type BoardSource, Feed } from './feed.js';
 import { registerBoard } from './routes.js';
 
@@ -29,6 +30,7 @@ const LAST_WORDS_MILLIS = 500;
 /** Ready to `listen` or to be injected. */
 export function createBoardServer({ about, player, host, logLevel, pageFolder }: RecordedParts): FastifyInstance {
   const server = bareServer({ bodyLimitBytes: BODY_BYTES_MAX, logLevel }, () => 'serving');
+  registerNames(server, { host, allowedHosts: '', all: true, keyed: false });
   const report = (error: unknown) => server.log.error(error, 'the board cannot be drawn');
   // Whoever steps through a recording wants to see the memories at each step.
   const feed = new Feed(player, { mapsMillis: 0, report });
@@ -39,7 +41,6 @@ export function createBoardServer({ about, player, host, logLevel, pageFolder }:
     requests: player,
     control: null,
     player: (order) => player.order(order),
-    host,
     stallSeconds: STALL_SECONDS,
     ...(pageFolder !== undefined && { pageFolder }),
   });

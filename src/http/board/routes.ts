@@ -15,8 +15,8 @@ import type { BoardAbout, BoardOrder } from '../../core/board.js';
 import type { AbortReason, RequestId } from '../../core/types.js';
 import { FastswitchError } from '../../errors.js';
 import { registerRequests } from '../requests.js';
+import { refuseOrigins } from '../visitors.js';
 import type { Feed } from './feed.js';
-import { refuseNames, refuseOrigins } from './visitors.js';
 
 /** What an operator may do. */
 export interface BoardControl {
@@ -36,8 +36,6 @@ export interface BoardParts {
   readonly control: BoardControl | null;
   /** Null: it is live. */
   readonly player: ((order: BoardOrder) => void) | null;
-  /** Address that the server listens on. */
-  readonly host: string;
   /** A stream whose viewer reads nothing for so long is cut. */
   readonly stallSeconds: number;
   /** Of the built page; where it is not given, beside this file. */
@@ -64,9 +62,8 @@ const ADDRESSES = ['/board', '/board/'] as const;
 
 export function registerBoard(server: FastifyInstance, parts: BoardParts): void {
   server.register(async (board) => {
-    board.addHook('onRequest', async ({ headers }, reply) => {
+    board.addHook('onRequest', async (_request, reply) => {
       reply.headers(HEADERS);
-      refuseNames(headers, parts.host);
     });
     registerPage(board, parts.pageFolder ?? fileURLToPath(new URL('./page/', import.meta.url)));
     board.get('/board/about', async (_request, reply) => reply.header('cache-control', 'no-store').send(parts.about()));
