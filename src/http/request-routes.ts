@@ -2,10 +2,12 @@
  * GET /v1/requests: the requests that run or wait, one's own, or with an admin's key all. PATCH /v1/requests/{id}: another
  * priority or other objectives from the next step on, whether it runs, waits or is swapped out.
  */
+import { setTimeout } from 'node:timers/promises';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { Explanation, System } from '../actors/system.js';
+import type { BoardReading } from '../core/board.js';
 import { FastswitchError } from '../errors.js';
 import { callerOf, requireAdmin } from './access.js';
 import { refuseOrigins } from './visitors.js';
@@ -13,6 +15,9 @@ import { refuseOrigins } from './visitors.js';
 /** What is sent to change something is small. */
 const BODY_BYTES_MAX = 4096;
 const OBJECTIVE_SECONDS = { least: 0.001, most: 86_400 };
+
+/** Between two looks at all requests. */
+const LOOK_MILLIS = 100;
 
 /** As in the file of tenants. */
 const Objective = Type.Union([Type.Null(), Type.Number({ minimum: OBJECTIVE_SECONDS.least, maximum: OBJECTIVE_SECONDS.most })], {
@@ -31,9 +36,10 @@ const Change = Type.Object(
 );
 
 export function registerRequestRoutes(server: FastifyInstance, system: System, keyed: boolean): void {
+  const look = new SharedLook(system);
   server.get('/v1/requests', async (request, reply) => {
     const { tenant, admin } = callerOf(request);
-    const { at, requests } = await system.board(false);
+    const { at, requests } = await look.read();
     const shown = requests.filter((one) => admin || tenant.owns(one.tenant));
     const data = shown.map(({ id, label, phase, priority, ...one }) => ({
       object: 'request',
@@ -63,6 +69,32 @@ export function registerRequestRoutes(server: FastifyInstance, system: System, k
     request.log.info(body, 'request changed');
     return body;
   });
+}
+
+/**
+ * Looks at all requests, which costs the engine's thread the more of them there are: ten times a second at most, however many
+ * tenants ask. Who asks meanwhile shares the next look, and sees what has happened before the question.
+ */
+class SharedLook {
+  readonly #system: Pick<System, 'board'>;
+  #next: Promise<BoardReading> | null = null;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+
+  constructor(system: Pick<System, 'board'>) {
+    this.#system = system;
+  }
+
+  read(): Promise<BoardReading> {
+    this.#next ??= this.#look();
+    return this.#next;
+  }
+
+  async #look(): Promise<BoardReading> {
+    await setTimeout(Math.max(0, this.#lookedAt + LOOK_MILLIS - performance.now()));
+    this.#next = null;
+    this.#lookedAt = performance.now();
+    return this.#system.board(false);
+  }
 }
 
 function change(system: System, name: string, wanted: Static<typeof Change>, found: readonly Explanation[]) {

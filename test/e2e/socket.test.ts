@@ -299,7 +299,9 @@ describe('a request that is none of ours', () => {
     async (framing) => {
       const json = Buffer.from(JSON.stringify({ ...SHORT, prompt: 'x'.repeat(20_000_000) }));
       const chunked = [
-        Buffer.from(`POST ${PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`),
+        Buffer.from(
+          `POST ${PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`,
+        ),
         Buffer.from(`${json.length.toString(16)}\r\n`),
         json,
         Buffer.from('\r\n0\r\n\r\n'),

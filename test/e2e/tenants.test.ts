@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { outlinedRequest } from '../../src/actors/records.js';
 import { contentsOf } from '../actors/journals.js';
-import { type RunningServer, runToEnd, startServer, until } from './server.js';
+import { idle, type RunningServer, runToEnd, startServer, until } from './server.js';
 import { posting, type Wire, wire } from './wire.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'fastswitch-e2e-tenants-'));
@@ -173,6 +173,75 @@ describe('a server with tenants', () => {
     expect(await server.metric('fastswitch_tenant_weight{tenant="blue"}')).toBe(1);
     expect(await server.metric('vllm:num_requests_waiting{model_name="demo",engine="0"}')).toBe(0);
     expect((await fetch(`${server.url}/ready`)).status).toBe(200);
+    expect(await server.stop()).toBe(0);
+  });
+
+  it('keeps room in its queue for a tenant that has little there, while another fills it', { timeout: 90_000 }, async () => {
+    const { path, keys } = await tenantsFile({ flood: [], light: [] });
+    const server = await started('--tenants', path, '--max-running', '1', '--max-queued', '10');
+    const flood = Array.from({ length: 40 }, (_, index) => streaming(server, keys.flood as string, `flood-${index}`));
+    const refused = () => flood.filter((client) => client.text().startsWith('HTTP/1.1 429 ')).length;
+    // One runs, and were all places for whoever comes first, ten would wait.
+    await until('the flood is refused', () => refused() >= 29);
+    expect(flood.find((client) => client.text().startsWith('HTTP/1.1 429 '))?.text()).toMatch(/\r\nretry-after: \d+\r\n/);
+    const light = streaming(server, keys.light as string, 'light', { max_tokens: 3 });
+    // It is served before those of the flood that came first, too: that is the scheduler's doing.
+    const [answer] = await light.answers(1);
+    expect([answer?.status, answer?.body]).toEqual([200, expect.stringContaining('[DONE]')]);
+    expect(await server.metric('fastswitch_requests_finished_total{outcome="rejected"}')).toBe(0);
+    for (const client of flood) client.socket.destroy();
+    await idle(server);
+    expect(await server.metric('fastswitch_request_prompt_tokens_count')).toBeGreaterThan(0);
+    expect(await server.metric('vllm:request_generation_tokens_sum{model_name="demo",engine="0"}')).toBeGreaterThanOrEqual(3);
+    expect(await server.stop()).toBe(0);
+  });
+
+  it("shows its board to a browser that gives an admin's key as the password, and to no other", { timeout: 60_000 }, async () => {
+    const { path, keys } = await tenantsFile({ ops: ['--admin'], blue: [] });
+    const server = await started('--tenants', path);
+    const basic = (key: string) => ({ authorization: `Basic ${Buffer.from(`me:${key}`).toString('base64')}` });
+    /** Reads until `shown` was there. */
+    const asked = async (address: string, headers: Record<string, string>, shown = '') => {
+      const leaving = new AbortController();
+      const answer = await fetch(`${server.url}${address}`, { headers, signal: leaving.signal });
+      const text = new TextDecoder();
+      let said = '';
+      if (answer.status === 200)
+        for await (const chunk of answer.body ?? []) {
+          said += text.decode(chunk, { stream: true });
+          if (said.toLowerCase().includes(shown)) break;
+        }
+      leaving.abort();
+      return { status: answer.status, challenge: answer.headers.get('www-authenticate'), said };
+    };
+    for (const [address, shown] of [
+      ['/board', '<!doctype html>'],
+      ['/board/about', '"admin":true'],
+      ['/board/events', 'event: snapshot'],
+    ] as const) {
+      const seen = await asked(address, basic(keys.ops as string), shown);
+      expect([address, seen.status, seen.challenge, seen.said.toLowerCase()]).toEqual([
+        address,
+        200,
+        null,
+        expect.stringContaining(shown),
+      ]);
+      const wrong = (keys.ops as string).replace(/.$/, (last) => (last === 'A' ? 'B' : 'A'));
+      for (const headers of [{}, basic(wrong), basic(keys.blue as string), basic(''), bearer(wrong)])
+        expect([address, await asked(address, headers)]).toEqual([
+          address,
+          { status: 401, challenge: 'Basic realm="fastswitch board", charset="UTF-8"', said: '' },
+        ]);
+    }
+    // Elsewhere a browser that remembers a name and a password gets nothing by it.
+    expect((await asked('/v1/requests', basic(keys.ops as string))).status).toBe(401);
+    const order = { method: 'POST', body: '{}', headers: { ...basic(keys.ops as string), 'content-type': 'application/json' } };
+    const foreign = await fetch(`${server.url}/board/drain`, {
+      ...order,
+      headers: { ...order.headers, origin: 'http://evil.example' },
+    });
+    expect(foreign.status).toBe(403);
+    expect((await fetch(`${server.url}/board/drain`, order)).status).toBe(200);
     expect(await server.stop()).toBe(0);
   });
 });

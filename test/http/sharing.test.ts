@@ -170,11 +170,31 @@ describe('questions about requests', () => {
     expect((await get(at, '/v1/requests', 'red')).statusCode).toBe(200);
   });
 
+  test('of many at once are one look at the engine, of which each sees its own', async () => {
+    const at = await serving({ tenants: { blue: {}, red: {} } });
+    at.system.script = () => [];
+    const payload = { model: 'tiny', prompt: 'x' };
+    const running = at.server.inject({ method: 'POST', url: '/v1/completions', headers: bearer(at.keys.red), payload });
+    await until(() => at.system.requests.length === 1);
+    const names = Array.from({ length: 100 }, (_, index) => (index % 2 === 0 ? 'blue' : 'red'));
+    const answers = await Promise.all(names.map((name) => get(at, '/v1/requests', name)));
+    expect(answers.map((answer) => answer.json().data.length)).toEqual(names.map((name) => (name === 'red' ? 1 : 0)));
+    expect(at.system.looks.count).toBeLessThan(20);
+    const looks = at.system.looks.count;
+    const looking = get(at, '/v1/requests', 'red');
+    await until(() => at.system.looks.count > looks);
+    expect((await looking).json().data.length).toBe(1);
+    at.system.requests[0]?.end(ENDED);
+    await running;
+    // Asked after it has ended: seen after it has ended.
+    expect((await get(at, '/v1/requests', 'red')).json().data).toEqual([]);
+  });
+
   test('in a tight loop are answered as often as is generous and no more, whatever the connection; the board is no way around', async () => {
     const at = await serving({ listen: true });
     at.system.explanations = () => [];
     const ways = [
-      async () => (await fetch(`${at.url}/v1/requests`, { headers: { connection: 'close' } })).status,
+      async () => (await fetch(`${at.url}/v1/requests/1`, { headers: { connection: 'close' } })).status,
       async () => (await get(at, '/v1/requests/1')).statusCode,
       async () => (await get(at, '/board/requests/1')).statusCode,
     ];

@@ -217,7 +217,9 @@ describe('closing', () => {
     const { connect } = await import('node:net');
     const socket = connect(Number(new URL(at.url).port), '127.0.0.1');
     socket.on('error', () => {});
-    socket.write('POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{');
+    socket.write(
+      'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{',
+    );
     await new Promise((resolve) => setTimeout(resolve, 20));
     const started = performance.now();
     await at.server.close();
