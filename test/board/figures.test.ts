@@ -2,7 +2,7 @@
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { type BoardFrame, type BoardMemory, type BoardRequest, TENANTS_MAX } from '../../src/core/board.js';
 import type { Histogram } from '../../src/core/metrics.js';
-import { bytes, moment, percent, rate, span } from '../../src/http/board/page/format.js';
+import { bytes, moment, ordinal, percent, rate, span } from '../../src/http/board/page/format.js';
 import { History, jain, percentile } from '../../src/http/board/page/history.js';
 import { blockAt, figuresOf, gridOf, rangeAt } from '../../src/http/board/page/map.js';
 import { EVERYBODY, rowsOf } from '../../src/http/board/page/rows.js';
@@ -256,4 +256,5 @@ it('writes numbers in few digits', () => {
   expect([bytes(0), bytes(1536), bytes(8 * 2 ** 20), rate(1.25e9)]).toEqual(['0 B', '1.50 KiB', '8.00 MiB', '1.25 GB/s']);
   expect([percent(0), percent(0.034), percent(0.5), percent(1)]).toEqual(['0 %', '3.4 %', '50 %', '100 %']);
   expect([moment(0), moment(61_234_567), moment(3.7e9)]).toEqual(['00:00.000', '01:01.234', '1:01:40.000']);
+  expect([ordinal(3), ordinal(2.25), ordinal(-1.5), ordinal(1_234_567.8)]).toEqual(['3', '2.3', '-1.5', '1,234,568']);
 });

@@ -358,6 +358,10 @@ describe.skipIf(CHROMIUM === null)('whoever reads the board', () => {
     await page.keyboard.press('Escape');
     await soon(() => page.locator('.drawer').count()).toBe(0);
     expect(await sideways()).toBeLessThanOrEqual(0);
+    // A rank of seven digits is read to its end.
+    const ranks = page.locator('.body .column-rank');
+    expect(await ranks.first().textContent()).toMatch(/^1,234,56\d$/);
+    expect(await ranks.evaluateAll((cells) => cells.filter((cell) => cell.scrollWidth > cell.clientWidth).length)).toBe(0);
     expect(complaints).toEqual([]);
   });
 

@@ -139,7 +139,8 @@ export class ScriptedBoard {
       phase: 'queued',
       since: this.#at,
       arrivedAt: this.#at,
-      rank: priority,
+      // As high as counters of service are after an hour or two.
+      rank: 1_234_560.5 + priority,
       priority,
       promptTokens,
       generated: 0,

@@ -5,8 +5,9 @@ const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 
 export const count = (value: number): string => whole.format(value);
 
-/** A priority or a rank, which may lie between two whole numbers. */
-export const ordinal = (value: number): string => (Number.isInteger(value) ? whole.format(value) : value.toFixed(1));
+/** A priority or a rank, which may lie between two whole numbers; where it is large that says nothing. */
+export const ordinal = (value: number): string =>
+  Number.isInteger(value) || Math.abs(value) >= 1000 ? whole.format(value) : value.toFixed(1);
 
 /** Three significant digits, fewer for what is below ten. */
 export function figure(value: number): string {
