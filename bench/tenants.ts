@@ -8,15 +8,18 @@
  *   node dist/bench/tenants.js [--clients 64] [--seconds 20] [--rounds 3] [--tokens 400] [--policy fair] [--quick] [--json] [-- serve flags]
  *
  * Rounds are interleaved (idle, policy, fcfs, weights, idle, ...), every server is started anew, and ratios are of the medians of the
- * rounds. TTFT is what the client sees; service is what /metrics counts between two scrapes. Clients and server share the
- * machine's cores.
+ * rounds. TTFT is what the client sees, and beside it what the server says that the scheduler took of it; service is what /metrics counts
+ * between two scrapes. Clients and server share the machine's cores; who floods has a thread of its own, so that the light
+ * client's clock does not wait for it.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { Agent, type ClientRequest, request } from 'node:http';
+import type { ClientRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { type Answer, agent, chat, type Tenant } from './serving/chat.js';
+import { flood } from './serving/flood.js';
 import { type Serving, start, stop } from './serving/process.js';
 
 const { values, positionals } = parseArgs({
@@ -43,12 +46,6 @@ const LIGHT_TOKENS = 16;
 const PRESSED = ['--device-kv', '16MiB', '--host-kv', '256MiB'];
 const WEIGHTS = [1, 2, 3, 4];
 
-interface Tenant {
-  readonly name: string;
-  readonly weight: number;
-  readonly key: string;
-}
-
 const tenantOf = (name: string, weight = 1): Tenant => ({ name, weight, key: randomBytes(32).toString('base64url') });
 const FLOOD = tenantOf('flood');
 const LIGHT = tenantOf('light');
@@ -65,71 +62,6 @@ writeFileSync(file, JSON.stringify(TENANTS.map(({ name, weight, key }) => ({ ten
 /** With these tenants. */
 function startUnder(policy: string): Promise<Serving> {
   return start(['--tenants', file, '--policy', policy, '--drain-seconds', '0', ...PRESSED, ...positionals]);
-}
-
-interface Answer {
-  /** Null: no token came. */
-  readonly ttftMillis: number | null;
-  readonly text: string;
-}
-
-const agent = new Agent({ keepAlive: true, maxSockets: 512 });
-
-/** One streamed chat; `open` gets it while it lasts, so that it can be ended. */
-function chat(url: string, { key }: Tenant, content: string, maxTokens: number, open: Set<ClientRequest>): Promise<Answer> {
-  const body = JSON.stringify({
-    model: 'demo',
-    messages: [{ role: 'user', content }],
-    stream: true,
-    max_tokens: maxTokens,
-    ignore_eos: true,
-    temperature: 0,
-  });
-  return new Promise((resolve) => {
-    const sent = performance.now();
-    let ttftMillis: number | null = null;
-    let text = '';
-    let rest = '';
-    const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` };
-    const call = request(`${url}/v1/chat/completions`, { method: 'POST', headers, agent }, (response) => {
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        const lines = (rest + chunk).split('\n');
-        rest = lines.pop() ?? '';
-        for (const line of lines) {
-          if (!line.startsWith('data: {')) continue;
-          ttftMillis ??= performance.now() - sent;
-          text += (JSON.parse(line.slice(6)) as { choices: [{ delta: { content?: string } }?] }).choices[0]?.delta.content ?? '';
-        }
-      });
-      response.on('close', () => {
-        open.delete(call);
-        resolve({ ttftMillis: response.statusCode === 200 ? ttftMillis : null, text });
-      });
-    });
-    open.add(call);
-    call.on('error', () => {
-      open.delete(call);
-      resolve({ ttftMillis: null, text });
-    });
-    call.end(body);
-  });
-}
-
-/** Keeps so many chats of a tenant going until it is ended. */
-function flood(url: string, tenant: Tenant, count: number): () => void {
-  const open = new Set<ClientRequest>();
-  let over = false;
-  const client = async (index: number) => {
-    for (let turn = 0; !over; turn += 1) {
-      await chat(url, tenant, `Hi, I am ${tenant.name} ${index}. Tell me story ${turn} about a fox.`, floodTokens, open);
-    }
-  };
-  for (let index = 0; index < count; index += 1) void client(index);
-  return () => {
-    over = true;
-    for (const call of open) call.destroy();
-  };
 }
 
 const pause = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis));
@@ -168,6 +100,7 @@ const median = (numbers: readonly number[]): number => percentile(numbers, 0.5);
 
 interface Light {
   readonly ttft: readonly number[];
+  readonly scheduler: readonly number[];
   readonly unanswered: number;
   readonly tokensPerSecond: number;
   readonly stepMillis: number;
@@ -178,18 +111,19 @@ interface Light {
 async function beside(policy: string, flooding: number): Promise<Light> {
   const { child, url } = await startUnder(policy);
   await chat(url, LIGHT, 'Hi!', 8, new Set());
-  const end = flood(url, FLOOD, flooding);
+  const end = flood({ url, tenants: [FLOOD], chats: flooding, tokens: floodTokens });
   await pause(WARM_MILLIS);
   const before = await metrics(url);
   const began = performance.now();
   const answers = await lightly(url, seconds * 1000);
   const after = await metrics(url);
   const lasted = (performance.now() - began) / 1000;
-  end();
+  await end();
   await stop(child);
   const since = (name: string) => (after.get(name) ?? 0) - (before.get(name) ?? 0);
   return {
     ttft: answers.flatMap(({ ttftMillis }) => ttftMillis ?? []),
+    scheduler: answers.flatMap(({ schedulerMillis }) => schedulerMillis ?? []),
     unanswered: answers.filter(({ ttftMillis }) => ttftMillis === null).length,
     tokensPerSecond: since('fastswitch_generated_tokens_total') / lasted,
     stepMillis: (1000 * since('fastswitch_step_seconds_sum')) / Math.max(1, since('fastswitch_steps_total')),
@@ -200,12 +134,12 @@ async function beside(policy: string, flooding: number): Promise<Light> {
 /** The share of service that each of the weighted tenants got, in percent, while all of them flood. */
 async function shares(policy: string): Promise<readonly number[]> {
   const { child, url } = await startUnder(policy);
-  const ends = WEIGHTED.map((tenant) => flood(url, tenant, Math.ceil(clients / 4)));
+  const end = flood({ url, tenants: WEIGHTED, chats: Math.ceil(clients / 4), tokens: floodTokens });
   await pause(WARM_MILLIS);
   const before = await metrics(url);
   await pause(seconds * 1000);
   const after = await metrics(url);
-  for (const end of ends) end();
+  await end();
   await stop(child);
   const served = WEIGHTED.map(({ name }) => `fastswitch_tenant_service_total{tenant="${name}"}`).map(
     (sample) => (after.get(sample) ?? 0) - (before.get(sample) ?? 0),
@@ -233,7 +167,14 @@ try {
   rmSync(scratch, { recursive: true });
 }
 
-const p99 = (lights: readonly Light[]) => median(lights.map(({ ttft }) => percentile(ttft, 0.99)));
+const p99 = (lights: readonly Light[], of: 'ttft' | 'scheduler' = 'ttft') =>
+  median(lights.map((light) => percentile(light[of], 0.99)));
+const figures = (lights: readonly Light[]) => ({
+  p50: median(lights.flatMap(({ ttft }) => ttft)),
+  p99: p99(lights),
+  schedulerP50: median(lights.flatMap(({ scheduler }) => scheduler)),
+  schedulerP99: p99(lights, 'scheduler'),
+});
 const rate = (lights: readonly Light[]) => median(lights.map(({ tokensPerSecond }) => tokensPerSecond));
 const step = median(runs.own.map(({ stepMillis }) => stepMillis));
 const meanShares = WEIGHTS.map(
@@ -244,9 +185,9 @@ const worst = Math.max(...meanShares.map((share, index) => Math.abs(share / ((10
 const texts = new Set([...runs.idle, ...runs.own].flatMap((light) => light.texts.filter((text) => text !== '')));
 const report = {
   ...{ policy, clients, seconds, rounds, floodTokens, flags: [...PRESSED, ...positionals] },
-  idleTtftMs: { p50: median(runs.idle.flatMap(({ ttft }) => ttft)), p99: p99(runs.idle) },
-  floodTtftMs: { p50: median(runs.own.flatMap(({ ttft }) => ttft)), p99: p99(runs.own) },
-  fcfsTtftMs: { p50: median(runs.fcfs.flatMap(({ ttft }) => ttft)), p99: p99(runs.fcfs) },
+  idleTtftMs: figures(runs.idle),
+  floodTtftMs: figures(runs.own),
+  fcfsTtftMs: figures(runs.fcfs),
   unanswered: {
     policy: runs.own.reduce((sum, one) => sum + one.unanswered, 0),
     fcfs: runs.fcfs.reduce((sum, one) => sum + one.unanswered, 0),

@@ -5,7 +5,7 @@
  * output has a size limit.
  */
 import { createContext, Script } from 'node:vm';
-import { Template } from '@huggingface/jinja';
+import { Interpreter, Template } from '@huggingface/jinja';
 import { FastswitchError } from '../errors.js';
 import { type ControlTokens, Guard } from './control-tokens.js';
 
@@ -34,19 +34,53 @@ export interface TemplateOptions {
   readonly variables: ReadonlyMap<string, TemplateValue>;
 }
 
+/** Time after which a rendering is begun again under watch; a usual one needs far less even of a long conversation. */
+const UNWATCHED_MILLIS_MAX = 50;
+
 // `vm` can stop a synchronous function that will not end, wherever that function was made. The context is empty but
 // for the job, and the script does nothing but call it.
 const room: { job: (() => string) | null } = { job: null };
 const context = createContext(room);
 const callJob = new Script('job()', { filename: 'chat-template' });
 
-function withinTime(job: () => string): string {
+function watched(job: () => string): string {
   room.job = job;
   try {
     return callJob.runInContext(context, { timeout: RENDER_MILLIS_MAX }) as string;
   } finally {
     room.job = null;
   }
+}
+
+/** Thrown in the midst of a rendering that takes too long to be left unwatched. */
+class Overlong extends Error {}
+
+/** When the rendering in progress has to be over; null: none is, or it is watched. */
+let unwatchedUntil: number | null = null;
+
+// Whatever a template does goes through here, node by node: loops, macros and calls alike.
+const interpreter = Interpreter.prototype as { evaluate(...node: unknown[]): unknown };
+const { evaluate } = interpreter;
+interpreter.evaluate = function (...node) {
+  if (unwatchedUntil !== null && performance.now() > unwatchedUntil) throw new Overlong();
+  return evaluate.apply(this, node);
+};
+
+/**
+ * Within the time limit. The watch of `vm` is a thread that is made for each call and waited for at its end: where the engine
+ * has all cores, this thread and everybody's streams stood still for milliseconds, at times hundreds of them. So a rendering
+ * looks at the clock itself, and only one that takes long is done again with somebody who can interrupt it anywhere.
+ */
+function withinTime(job: () => string): string {
+  unwatchedUntil = performance.now() + UNWATCHED_MILLIS_MAX;
+  try {
+    return job();
+  } catch (error) {
+    if (!(error instanceof Overlong)) throw error;
+  } finally {
+    unwatchedUntil = null;
+  }
+  return watched(job);
 }
 
 /** What the template writes and a client may not. */
@@ -67,6 +101,8 @@ export class ChatTemplate {
   readonly #guard: Guard;
   readonly #assistantGuard: Guard;
   readonly #knowsDeveloper: boolean;
+  /** Of what a template can do in one go, without coming by a clock, only this takes time without limit. */
+  readonly #ranges: boolean;
 
   /** @throws FastswitchError bad_model if the source is no Jinja template. */
   constructor(source: string, { constants, control, turnTokens, tagTokens }: TemplateTokens) {
@@ -80,6 +116,7 @@ export class ChatTemplate {
     this.#guard = new Guard([...turnTokens, ...tagTokens]);
     this.#assistantGuard = new Guard(turnTokens);
     this.#knowsDeveloper = source.includes('developer');
+    this.#ranges = /\brange\b/.test(source);
   }
 
   /**
@@ -114,7 +151,8 @@ export class ChatTemplate {
 
   #run(variables: Record<string, unknown>): string {
     try {
-      return withinTime(() => this.#template.render(variables));
+      const job = () => this.#template.render(variables);
+      return this.#ranges ? watched(job) : withinTime(job);
     } catch (error) {
       const late = (error as { code?: unknown }).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
       const reason = late ? `it did not end within ${RENDER_MILLIS_MAX} ms` : (error as Error).message;
