@@ -2,7 +2,8 @@
  * Gigabytes a second of swapping KV between device and host memory, by length of the runs: as one native call, as one
  * task a run on the swap workers, and in the pattern of a layout by layers (two small copies a layer and block) on the
  * same bytes; beside a plain memory copy of all of them. Then what a transfer costs beside its bytes: many small ones through
- * the link of the live hands, which has one chunk on its way at a time; all in one task; and on this thread.
+ * the link of the live hands, which has one chunk on its way at a time and gathers what waits, and that would not; all in
+ * one task; and on this thread.
  *
  *   node dist/bench/swap.js [--quick] [--json] [--rounds n] [--threads n]
  *
@@ -140,8 +141,12 @@ function transfersOf(length: number, direction: 'out' | 'in'): TransferEffect[] 
   });
 }
 
-/** Through the link, one behind the other. */
-function throughLink(transfers: readonly TransferEffect[], way: Direction): Promise<number> {
+/** Through the link: one behind the other, or gathered. */
+function throughLink(
+  transfers: readonly TransferEffect[],
+  way: Direction,
+  gather: ((go: () => void) => void) | null,
+): Promise<number> {
   return new Promise((resolve, reject) => {
     const start = performance.now();
     let landed = 0;
@@ -157,6 +162,7 @@ function throughLink(transfers: readonly TransferEffect[], way: Direction): Prom
         landed += 1;
         if (landed === transfers.length) resolve((performance.now() - start) * 1e3);
       },
+      gather,
     });
     for (const transfer of transfers) link.start(transfer);
   });
@@ -169,7 +175,8 @@ function smallCases(length: number): Small[] {
   const words = (way: Direction) =>
     transfers(way).map(({ runs }) => shared(runs.flatMap(({ from, to, blocks }) => [from, to, blocks])));
   return [
-    { name: `${name}, link`, copy: (way) => throughLink(transfers(way), way), micros: [] },
+    { name: `${name}, link, each alone`, copy: (way) => throughLink(transfers(way), way, null), micros: [] },
+    { name: `${name}, link`, copy: (way) => throughLink(transfers(way), way, queueMicrotask), micros: [] },
     { name: `${name}, one task`, copy: (way) => asTasks([shared(words(way).flatMap((run) => [...run]))], way), micros: [] },
     {
       name: `${name}, here`,

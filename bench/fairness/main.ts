@@ -12,7 +12,7 @@ import { type Chart, render, SHADES } from '../paper/plots.js';
 import { type Band, bandOf } from '../paper/statistics.js';
 import { figure, percent, spread, table, times } from '../paper/words.js';
 import { FLOOD, IDLE, SHAPES, type Shape } from './shapes.js';
-import { EXPLANATION, LIMITS, OPENING } from './text.js';
+import { EXPLANATION, LIMITS, LIVE, OPENING } from './text.js';
 import { bounds, machine, SLICES, type TenantSeries, type Watched, watchRun } from './watch.js';
 
 const POLICIES: readonly PolicyName[] = ['fcfs', 'vtc', 'fair'];
@@ -166,5 +166,5 @@ for (const shape of [...SHAPES, FLOOD].map(shrink)) {
   if (shape.name === 'weights') parts.push(weightsLine(runs.fair as readonly Watched[]));
   if (shape.name === 'flood') parts.push(...flood(runs, idle));
 }
-parts.push(LIMITS);
+parts.push(LIVE, LIMITS);
 writeFileSync(join(values.out, 'fairness.md'), `${parts.join('\n\n')}\n`);

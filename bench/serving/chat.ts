@@ -23,7 +23,13 @@ interface Frame {
 export const agent = new Agent({ keepAlive: true, maxSockets: 512 });
 
 /** `open` gets it while it lasts, so that it can be ended. */
-export function chat(url: string, { key }: Tenant, content: string, maxTokens: number, open: Set<ClientRequest>): Promise<Answer> {
+export function chat(
+  url: string,
+  { key }: Tenant,
+  content: string,
+  maxTokens: number,
+  open: Set<ClientRequest>,
+): Promise<Answer> {
   const body = JSON.stringify({
     model: 'demo',
     messages: [{ role: 'user', content }],

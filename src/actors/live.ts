@@ -167,6 +167,7 @@ function liveLink(options: LiveOptions, answer: Answer, track: Track): Link {
     blockBytes,
     perform: (chunk, done) => track(copy(chunk).then(done, done)),
     answer,
+    gather: queueMicrotask,
   });
 }
 

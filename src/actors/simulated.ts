@@ -84,13 +84,16 @@ export interface SimulatedOptions {
   /** Copies go in both directions at the same time. */
   readonly duplex: boolean;
   readonly blockBytes: number;
+  /** Short transfers of one decision go together, as those of the live hands do; else each goes by itself. */
+  readonly gathers?: boolean;
   readonly request: (id: RequestId) => SimulatedRequest;
 }
 
 /** Hands whose engine and link live on `agenda`. The caller advances it. */
 export function simulatedHands(agenda: Agenda, options: SimulatedOptions, answer: Answer): Hands {
-  const { duplex, blockBytes, machine } = options;
-  const link = new Link({ duplex, blockBytes, perform: simulatedCopies(agenda, machine), answer });
+  const { duplex, blockBytes, machine, gathers = false } = options;
+  const gather = gathers ? (go: () => void) => agenda.add(agenda.now, go) : null;
+  const link = new Link({ duplex, blockBytes, perform: simulatedCopies(agenda, machine), answer, gather });
   return {
     engine: new SimulatedEngine(agenda, options, answer),
     transfers: link,

@@ -231,6 +231,7 @@ function simulate({ load, limits, fit, seed, layers, slowdown }: ModelRun): RunF
           machine,
           duplex: limits.mechanism.duplex,
           blockBytes: limits.blockBytes,
+          gathers: true,
           request: (id) => simulated(load.requests.get(id) as LoadRequest),
         },
         answer,

@@ -1,7 +1,7 @@
 /** The queue of copies: its order, its chunks, and that every transfer is answered once, never too early. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { CHUNK_BYTES, type Chunk, type ChunkDone, Link } from '../../src/actors/link.js';
+import { CHUNK_BYTES, type Chunk, type ChunkDone, GATHERED_BYTES, Link } from '../../src/actors/link.js';
 import type { TransferEffect, Unstamped } from '../../src/actors/ports.js';
 import type { Direction, Run } from '../../src/core/types.js';
 
@@ -9,7 +9,12 @@ import type { Direction, Run } from '../../src/core/types.js';
 const BLOCK_BYTES = CHUNK_BYTES / 4;
 
 /** A link whose copies end when told to. */
-function testLink(duplex = true, blockBytes = BLOCK_BYTES, onAnswer: (event: Unstamped) => void = () => {}) {
+function testLink(
+  duplex = true,
+  blockBytes = BLOCK_BYTES,
+  onAnswer: (event: Unstamped) => void = () => {},
+  gather: ((go: () => void) => void) | null = null,
+) {
   const chunks: Chunk[] = [];
   const pending: { chunk: Chunk; done: ChunkDone }[] = [];
   const answers: Unstamped[] = [];
@@ -24,6 +29,7 @@ function testLink(duplex = true, blockBytes = BLOCK_BYTES, onAnswer: (event: Uns
       answers.push(event);
       onAnswer(event);
     },
+    gather,
   });
   const finish = (result: number | Error = 10) => pending.shift()?.done(result);
   const finishAll = () => {
@@ -177,7 +183,7 @@ describe('answers', () => {
   });
 
   it('a copier that answers before it has returned, or twice, is a mistake', () => {
-    const early = new Link({ duplex: true, blockBytes: BLOCK_BYTES, perform: (_, done) => done(1), answer() {} });
+    const early = new Link({ duplex: true, blockBytes: BLOCK_BYTES, perform: (_, done) => done(1), answer() {}, gather: null });
     expect(() => early.start(transfer(1, 'swapOut', [run(0, 0, 1)]))).toThrow(/too early or twice/);
     const { link, pending } = testLink();
     link.start(transfer(1, 'swapOut', [run(0, 0, 1)]));
@@ -220,6 +226,103 @@ describe('answers', () => {
         for (const event of answers) {
           if (event.type === 'landed') expect(event.micros).toBe(10 * Math.ceil((steps[event.transfer]?.blocks as number) / 4));
         }
+      }),
+    );
+  });
+});
+
+describe('gathered', () => {
+  /** Eight blocks at most go together. */
+  const SHORT_BLOCK_BYTES = GATHERED_BYTES / 8;
+
+  /** A link that gathers what is asked for until `decided` is called. */
+  function gathering(duplex = true, onAnswer: (event: Unstamped) => void = () => {}) {
+    const going: (() => void)[] = [];
+    const test = testLink(duplex, SHORT_BLOCK_BYTES, onAnswer, (go) => going.push(go));
+    const decided = () => {
+      for (const go of going.splice(0)) go();
+    };
+    return { ...test, decided };
+  }
+
+  it('all short transfers of a decision go in one chunk, once it is complete, and share its time', () => {
+    const { link, chunks, answers, finish, decided } = gathering();
+    for (const k of [1, 2, 3]) link.start(transfer(k, 'swapIn', [run(10 * k, k, 1), run(10 * k + 5, k, k)]));
+    expect(chunks).toEqual([]);
+    decided();
+    expect(chunks.map(({ blocks, runs }) => [blocks, runs.map(({ from }) => from)])).toEqual([[5, [10, 15, 20, 25]]]);
+    finish(11);
+    expect(answers).toEqual([landed(1, 4), landed(2, 7)]);
+    expect(chunks[1]?.runs).toEqual([run(30, 3, 1), run(35, 3, 3)]);
+    finish(9);
+    expect(answers).toEqual([landed(1, 4), landed(2, 7), landed(3, 9)]);
+  });
+
+  it('many take as many round trips as they fill chunks, and not one each', () => {
+    const { link, chunks, answers, finishAll, decided } = gathering();
+    for (let k = 0; k < 18; k += 1) link.start(transfer(k, 'swapIn', [run(k, k, 1)]));
+    decided();
+    finishAll();
+    expect(chunks.map(({ blocks }) => blocks)).toEqual([8, 8, 2]);
+    expect(answers.map((event) => 'transfer' in event && event.transfer)).toEqual(Array.from({ length: 18 }, (_, k) => k));
+  });
+
+  it('what is needed does not wait for what goes ahead of need, nor one way for the other', () => {
+    const { link, chunks, finishAll, decided } = gathering(false);
+    link.start(transfer(1, 'mirror', [run(1, 0, 1)]));
+    link.start(transfer(2, 'swapOut', [run(2, 0, 1)]));
+    link.start(transfer(3, 'swapIn', [run(3, 0, 1)]));
+    link.start(transfer(4, 'swapIn', [run(4, 0, 1)]));
+    decided();
+    finishAll();
+    expect(chunks.map(({ runs }) => runs.map(({ from }) => from))).toEqual([[2], [3, 4], [1]]);
+  });
+
+  it('a long one is cut as ever and takes nobody along', () => {
+    const { link, chunks, finishAll, decided } = gathering();
+    link.start(transfer(1, 'swapOut', [run(0, 0, 9)]));
+    link.start(transfer(2, 'swapOut', [run(100, 0, 1)]));
+    decided();
+    finishAll();
+    expect(starts(chunks)).toEqual([0, 100]);
+  });
+
+  it('where the chunk fails, all of them have; what is asked for meanwhile goes next', () => {
+    const test = gathering(true, (event) => {
+      if (event.type === 'transferFailed' && event.transfer === 1) test.link.start(transfer(3, 'swapOut', [run(30, 0, 1)]));
+    });
+    for (const k of [1, 2]) test.link.start(transfer(k, 'swapOut', [run(k, 0, 1)]));
+    test.decided();
+    test.finish(new Error('no luck'));
+    test.decided();
+    test.finishAll();
+    expect(starts(test.chunks)).toEqual([1, 30]);
+    const failed = (number: number): Unstamped => ({ type: 'transferFailed', transfer: number, error: 'no luck' });
+    expect(test.answers).toEqual([failed(1), failed(2), landed(3, 10)]);
+  });
+
+  it('any transfers are answered once each, in order within their class and lane, and their times add up', () => {
+    const types = ['swapOut', 'swapIn', 'mirror', 'prefetch'] as const;
+    const step = fc.record({ type: fc.constantFrom(...types), blocks: fc.integer({ min: 1, max: 14 }), decides: fc.boolean() });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 20 }), fc.boolean(), (steps, duplex) => {
+        const { link, pending, chunks, answers, finishAll, decided } = gathering(duplex);
+        for (const [k, { type, blocks, decides }] of steps.entries()) {
+          link.start(transfer(k, type, [run(0, 0, blocks)]));
+          if (decides) decided();
+          expect(pending.length).toBeLessThanOrEqual(duplex ? 2 : 1);
+          if (k % 3 === 2) finishAll();
+        }
+        decided();
+        finishAll();
+        const numbers = answers.map((event) => ('transfer' in event ? event.transfer : -1));
+        expect([...numbers].sort((a, b) => a - b)).toEqual(steps.map((_, k) => k));
+        for (const type of types) {
+          const same = numbers.filter((k) => steps[k]?.type === type);
+          expect(same).toEqual([...same].sort((a, b) => a - b));
+        }
+        const micros = answers.reduce((sum, event) => sum + (event.type === 'landed' ? event.micros : 0), 0);
+        expect(micros).toBe(10 * chunks.length);
       }),
     );
   });

@@ -1,6 +1,7 @@
 /** What a client may not do to the server or to others: sizes, loops, paths, spellings. */
 import { readFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { Script } from 'node:vm';
+import { describe, expect, test, vi } from 'vitest';
 import { isExposed } from '../../src/core/config.js';
 import { ChatTemplate } from '../../src/http/chat-template.js';
 import { ControlTokens } from '../../src/http/control-tokens.js';
@@ -102,6 +103,30 @@ describe('a chat template', () => {
       '',
     );
     expect(() => template(nested).render([message], options)).toThrow(/did not end within 5000 ms/);
+  });
+
+  test('that loops without range is cut, too', { timeout: 20_000 }, () => {
+    const numbers = JSON.stringify(Array.from({ length: 100 }, (_, k) => k));
+    const nested = ['a', 'b', 'c', 'd', 'e'].reduceRight(
+      (inner, name) => `{% for ${name} in ${numbers} %}${inner}{% endfor %}`,
+      '{% set x = 1 %}',
+    );
+    const watch = vi.spyOn(Script.prototype, 'runInContext');
+    expect(() => template(nested).render([message], options)).toThrow(/did not end within 5000 ms/);
+    expect(watch).toHaveBeenCalledTimes(1);
+    watch.mockRestore();
+  });
+
+  // The watch is a thread, made and waited for: with a full engine beside it, everybody's streams stand still meanwhile.
+  test('that is as short as most is not watched', () => {
+    const watch = vi.spyOn(Script.prototype, 'runInContext');
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(0); // however crowded the machine is
+    const source = '{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}';
+    expect(template(source).render([message, message], options)).toBe('user: x;user: x;');
+    expect(watch).not.toHaveBeenCalled();
+    expect(template(`{% set r = range(2) %}${source}`).render([message], options)).toBe('user: x;');
+    expect(watch).toHaveBeenCalledTimes(1);
+    for (const spy of [watch, clock]) spy.mockRestore();
   });
 
   test('that makes text without end is cut', { timeout: 20_000 }, () => {
