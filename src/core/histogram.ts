@@ -23,7 +23,8 @@ export class Tally {
     this.#counts = new Array<number>(bounds.length + 1).fill(0);
   }
 
-  observe(value: number): void {
+  /** A value that was seen so many times. */
+  observe(value: number, times = 1): void {
     let low = 0;
     let high = this.#bounds.length;
     while (low < high) {
@@ -31,9 +32,9 @@ export class Tally {
       if ((this.#bounds[middle] as number) < value) low = middle + 1;
       else high = middle;
     }
-    (this.#counts[low] as number)++;
-    this.#sum += value;
-    this.#count++;
+    (this.#counts[low] as number) += times;
+    this.#sum += value * times;
+    this.#count += times;
   }
 
   /** A copy that later values do not change. */

@@ -88,7 +88,8 @@ export class Gate {
   /** When nobody was last seen to wait in the scheduler. */
   #calmAt = Number.NEGATIVE_INFINITY;
 
-  constructor(options: GateOptions, now: () => number = () => performance.now()) {
+  /** @param now That of the tenants, whose rates are charged here. */
+  constructor(options: GateOptions, now: () => number) {
     this.#options = options;
     this.#now = now;
   }

@@ -9,7 +9,7 @@ import type { FastifyInstance } from 'fastify';
 import { FastswitchError } from '../errors.js';
 import type { Caller } from './access.js';
 import { Bucket } from './bucket.js';
-import { rateHeaders, spelled } from './rates.js';
+import { clipped, rateHeaders, spelled } from './rates.js';
 import type { Tenant } from './tenants.js';
 
 const PER_MINUTE = 600;
@@ -26,7 +26,8 @@ export class Lookups {
   readonly #now: () => number;
   readonly #buckets = new WeakMap<Tenant, Bucket>();
 
-  constructor(now: () => number = () => performance.now()) {
+  /** @param now Milliseconds of a clock that only goes forward. */
+  constructor(now: () => number) {
     this.#now = now;
   }
 
@@ -40,7 +41,7 @@ export class Lookups {
       'rate_limit_exceeded',
       `Tenant '${caller.tenant.name}' may ask about requests ${bucket.perMinute} times a minute, ${bucket.holds} at once. Try again in ${spelled(seconds)}.`,
       null,
-      seconds,
+      clipped(seconds),
     );
   }
 

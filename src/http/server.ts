@@ -111,14 +111,14 @@ function maySee({ tenant, admin }: Caller, account: string): boolean {
 
 /** Who asks is known from here on, and every answer says what is left of that one's limits. */
 function registerGate(server: FastifyInstance, tenants: Tenants, { config, system }: ServerParts): Gate {
-  const gate = new Gate(config);
+  const gate = new Gate(config, tenants.now);
   registerAccess(server, tenants, config);
   tenants.onReweighted = (account, weight) => system.reweight(account, weight);
   server.addHook('onSend', async ({ caller }, reply) => {
     if (caller !== null) reply.headers(gate.headers(caller.tenant));
   });
   // After the gate's: of what asks about requests the rate of that is said, and not that of completions.
-  registerLookups(server, new Lookups());
+  registerLookups(server, new Lookups(tenants.now));
   return gate;
 }
 

@@ -113,8 +113,9 @@ export class Tenants {
   onReweighted: (account: string, weight: number) => void = () => {};
   /** What its service is counted in. */
   readonly prices: Prices;
+  /** Milliseconds of the clock that all limits go by. */
+  readonly now: () => number;
   readonly #path: string;
-  readonly #now: () => number;
   #ring = new KeyRing<Tenant>();
   #byName = new Map<string, Tenant>();
   #settling: NodeJS.Timeout | null = null;
@@ -130,7 +131,7 @@ export class Tenants {
   constructor(path: string, prices: Prices, now: () => number = () => performance.now()) {
     this.#path = path;
     this.prices = prices;
-    this.#now = now;
+    this.now = now;
     this.keyed = path !== '';
     if (this.keyed) this.reload();
     else this.#byName.set(DEFAULT_TENANT, new Tenant({ name: DEFAULT_TENANT, ...SETTINGS_NONE }, true, prices, now()));
@@ -163,7 +164,7 @@ export class Tenants {
     const ring = new KeyRing<Tenant>();
     const byName = new Map<string, Tenant>();
     for (const { settings, hashes } of entries as readonly TenantEntry[]) {
-      const tenant = this.#byName.get(settings.name) ?? new Tenant(settings, false, this.prices, this.#now());
+      const tenant = this.#byName.get(settings.name) ?? new Tenant(settings, false, this.prices, this.now());
       byName.set(settings.name, tenant);
       for (const hash of hashes) ring.add(hash, tenant);
     }
@@ -194,7 +195,7 @@ export class Tenants {
   }
 
   #update(tenant: Tenant, settings: TenantSettings): void {
-    tenant.update(settings, this.#now());
+    tenant.update(settings, this.now());
     tenant.settle(0, this.onReweighted);
   }
 }

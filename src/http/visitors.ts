@@ -6,6 +6,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { isIP } from 'node:net';
 import type { FastifyInstance } from 'fastify';
+import { hostName, hostNames } from '../core/config.js';
 import { FastswitchError } from '../errors.js';
 import { isBoard } from './access.js';
 
@@ -20,15 +21,14 @@ export interface NamesOptions {
 
 /** The one place where names are looked at, before anything else is. */
 export function registerNames(server: FastifyInstance, { host, allowedHosts, all, keyed }: NamesOptions): void {
-  const given = [host, ...allowedHosts.split(',')].map((name) => hostName(name.trim()) ?? name.trim().toLowerCase());
-  const names = new Set(given.filter((name) => name !== ''));
+  const names = new Set([hostName(host), ...hostNames(allowedHosts)]);
   server.addHook('onRequest', async ({ headers, method, routeOptions }) => {
     if (all || isBoard(routeOptions.url) || (!keyed && method === 'PATCH')) refuseNames(headers, names);
   });
 }
 
 /** @throws FastswitchError forbidden */
-function refuseNames({ host: header }: IncomingHttpHeaders, names: ReadonlySet<string>): void {
+function refuseNames({ host: header }: IncomingHttpHeaders, names: ReadonlySet<string | null>): void {
   // A page always says a name; programs of old (HTTP/1.0) may say none.
   if (header === undefined || header === '') return;
   const name = hostName(header);
@@ -51,13 +51,7 @@ export function refuseOrigins({ origin, host }: IncomingHttpHeaders): void {
   throw new FastswitchError('forbidden', 'A page of another server may change nothing here.');
 }
 
-/** The name in a Host header, without its port; null where it is none. */
-function hostName(header: string): string | null {
-  const found = /^(\[[0-9a-f:.]+\]|[^:/?#@\\\s[\]]+)(?::\d+)?$/i.exec(header)?.[1];
-  return found === undefined ? null : found.replace(/^\[|\]$/g, '').toLowerCase();
-}
-
 /** Addresses cannot be made to point elsewhere; names can, but for these. */
-function isOurs(name: string, names: ReadonlySet<string>): boolean {
+function isOurs(name: string, names: ReadonlySet<string | null>): boolean {
   return isIP(name) !== 0 || name === 'localhost' || name.endsWith('.localhost') || names.has(name);
 }

@@ -135,7 +135,8 @@ describe('a server with tenants', () => {
 
   it('says what is left, tells a waiting stream its place, and where the time went', { timeout: 90_000 }, async () => {
     const { path, keys } = await tenantsFile({
-      blue: ['--requests-per-minute', '100', '--tokens-per-minute', '100000', '--ttft-seconds', '0.001'],
+      // Slow to fill again, so that something is missing however long the server takes.
+      blue: ['--requests-per-minute', '10', '--tokens-per-minute', '10000', '--ttft-seconds', '0.001'],
       ops: ['--admin'],
     });
     const server = await started('--tenants', path, '--max-running', '1', '--policy', 'fcfs');
@@ -147,11 +148,11 @@ describe('a server with tenants', () => {
     const { status, headers } = await call(server, key, '/v1/models');
     expect([status, headers.get('x-ratelimit-limit-requests'), headers.get('x-ratelimit-limit-tokens')]).toEqual([
       200,
-      '100',
-      '100000',
+      '10',
+      '10000',
     ]);
-    expect(Number(headers.get('x-ratelimit-remaining-requests'))).toBeLessThan(100);
-    expect(Number(headers.get('x-ratelimit-remaining-tokens'))).toBeLessThan(100_000);
+    expect(Number(headers.get('x-ratelimit-remaining-requests'))).toBeLessThan(10);
+    expect(Number(headers.get('x-ratelimit-remaining-tokens'))).toBeLessThan(10_000);
     for (const client of busy) client.socket.destroy();
     const { body } = await call<{
       usage: { completion_tokens: number };

@@ -47,6 +47,8 @@ export interface ServingOptions {
   readonly defaults?: Partial<SamplingDefaults>;
   /** Entries of the tenants file by name. */
   readonly tenants?: TenantsGiven;
+  /** Milliseconds of the clock that limits go by; without it, of the real one. */
+  readonly now?: () => number;
 }
 
 const scratch = mkdtempSync(join(tmpdir(), 'fastswitch-tenants-'));
@@ -71,13 +73,14 @@ export async function serving({
   model = folder,
   defaults = {},
   tenants: given = {},
+  now = () => performance.now(),
 }: ServingOptions = {}): Promise<Serving> {
   const tokenizer = await loadTokenizer(model);
   const full: Config = { ...DEFAULTS, model, servedModelName: 'tiny', logLevel: 'silent', drainSeconds: 1, ...config };
   const sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, ...defaults };
   const files = { eosTokens: [IM_END], fingerprint: 'tiny', sampling };
   const { path, keys } = Object.keys(given).length === 0 ? { path: '', keys: {} } : tenantsFile(given);
-  const tenants = new Tenants(path, presetOf(full).mechanism);
+  const tenants = new Tenants(path, presetOf(full).mechanism, now);
   const server = createServer({
     tenants,
     config: full,

@@ -31,7 +31,16 @@ describe('a server of loopback without keys', () => {
       ]);
       expect(answer.json().error.message).toContain('--allowed-hosts');
     }
-    for (const host of ['localhost', 'localhost:1', '127.0.0.1:8080', '[::1]:8080', '192.168.0.7', 'chat.localhost:80'])
+    for (const host of [
+      'localhost',
+      'localhost:1',
+      'localhost.',
+      'LOCALHOST.:80',
+      '127.0.0.1:8080',
+      '[::1]:8080',
+      '192.168.0.7',
+      'chat.localhost:80',
+    ])
       expect(await status(at, url, host), host).not.toBe(403);
   });
 
@@ -64,8 +73,8 @@ describe('a server of loopback without keys', () => {
   });
 
   test('answers under the names that its operator gave, whatever their case and port', async () => {
-    const at = await serving({ config: { host: 'me.localhost', allowedHosts: 'llm.example.org, Box.lan:80,,' } });
-    for (const host of ['me.localhost', 'LLM.example.org:443', 'box.lan', 'box.lan:8080'])
+    const at = await serving({ config: { host: 'me.localhost', allowedHosts: 'llm.example.org, Box.lan.:80,,' } });
+    for (const host of ['me.localhost', 'LLM.example.org:443', 'llm.example.org.', 'box.lan', 'box.lan:8080'])
       expect(await status(at, '/v1/models', host), host).toBe(200);
     for (const host of ['example.org', 'x.llm.example.org', 'lan']) expect(await status(at, '/v1/models', host), host).toBe(403);
   });
