@@ -150,9 +150,11 @@ int gather(const Kernels& kernels, int vocabulary, const SamplingPlan& plan, dou
 int32_t drawCut(const Kernels& kernels, const float* logits, int vocabulary, const SamplingPlan& plan, double random, double total, SamplerScratch& scratch) {
   const int count = gather(kernels, vocabulary, plan, total, scratch);
   Candidates candidates(logits, count, scratch);
-  const int size = plan.topK > 0 ? plan.topK : vocabulary;
+  const bool cutsSize = plan.topK > 0 && plan.topK < vocabulary;
+  const int size = cutsSize ? plan.topK : vocabulary;
   Edge edge = everything;
-  if (plan.topK > 0 || plan.minP > 0) edge = candidates.prefix(size, INFINITY, &total);
+  // Else `total` stays that of all tokens, of which top_p alone has had only the likely ones gathered.
+  if (cutsSize || plan.minP > 0) edge = candidates.prefix(size, INFINITY, &total);
   if (plan.topP < 1) edge = candidates.prefix(size, plan.topP * total, &total);
   double passed = 0;
   int32_t last = 0;

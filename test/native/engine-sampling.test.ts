@@ -106,6 +106,7 @@ describe('drawing', () => {
   test('cuts that cut nothing change nothing', () => {
     const plain = draws({ bias }, 512);
     expect(draws({ bias, topK: VOCABULARY, topP: 1, minP: 1e-9 }, 512)).toEqual(plain);
+    expect(draws({ bias, topK: VOCABULARY, topP: 0.76 }, 512)).toEqual(draws({ bias, topP: 0.76 }, 512));
   });
 
   test('equal chances: cuts keep the lowest ids', () => {
