@@ -40,28 +40,32 @@ struct EngineSpec {
 };
 
 struct EngineOptions {
+  int device = -1;              // -1: the CPU; else the number of a GPU
+  bool batchInvariant = false;  // on a GPU: the same bits whatever is computed beside; the CPU always does this
+  bool graphs = true;           // on a GPU: decode steps are captured once a size and launched as one
   int threads = 1;
   bool q8 = false;
-  KvDtype kvDtype = kKvF32;
+  KvDtype kvDtype = kKvF32;     // on a GPU always bf16
   Isa isa = Isa::automatic;
   int maxBatchTokens = 0;
   int maxSequences = 0;
 };
 
 struct EngineInfo {
-  const char* isa;
+  const char* isa;     // of the CPU, or "cuda"
   size_t blockBytes;   // of KV for 16 tokens of all layers
   size_t weightBytes;  // packed matrices, which a step reads once
   size_t headBytes;    // of these, the vocabulary head
+  bool exact;          // tokens are the same bits in any batch, cut and order
 };
 
-// Loads and packs the weights. Tensors of file -1 get small random values that depend on (seed, role, layer) only.
+// Loads the weights and packs them for the device. Tensors of file -1 get small random values that depend on (seed, role, layer) only.
 Status createEngine(const EngineSpec& spec, const EngineOptions& options, uint64_t seed, int* id);
 Status destroyEngine(int id);
 Status engineInfo(int id, EngineInfo* info);
 
 // Loads all packed weights once with all threads of the engine and does nothing with them: what memory allows a step at
-// best. `folded` is a digest of them.
+// best. `folded` is a digest of them. A GPU multiplies each matrix with one row instead, and the digest is 0.
 Status readWeights(int id, uint64_t* folded);
 
 // Computes the step that `plan` describes (plan.ts) and writes its records to `result`; both as 32-bit words. With

@@ -2,13 +2,12 @@
 // rows, panels or heads go never changes what is computed for them.
 #pragma once
 
-#include <mutex>
+#include <memory>
 #include <vector>
 
 #include "attention.h"
-#include "engine.h"
-#include "kvstore.h"
-#include "plan.h"
+#include "backend.h"
+#include "kvstore_cpu.h"
 #include "sampler.h"
 #include "threads.h"
 #include "weights.h"
@@ -30,12 +29,12 @@ struct AttentionItem {
   int count;
 };
 
-class Engine {
+class CpuEngine : public Engine {
  public:
-  Status load(const EngineSpec& spec, const EngineOptions& options, uint64_t seed);
-  Status step(const KvStore& store, const int32_t* plan, size_t planWords, int32_t* result, size_t resultWords, float* logits, size_t logitsCount);
-  uint64_t readWeights();
-  EngineInfo info() const { return {kernels_->name, blockBytes_, weights_.matrixBytes(), weights_.head.bytes()}; }
+  Status load(uint64_t seed);
+  EngineInfo info() const override { return {kernels_->name, blockBytes_, weights_.matrixBytes(), weights_.head.bytes(), true}; }
+  Status readWeights(uint64_t* folded) override;
+  Status step(KvStore& store, int32_t* result, float* logits) override;
 
  private:
   Status reserve();
@@ -46,11 +45,11 @@ class Engine {
   template <class Done>
   void multiplyPanel(const Matrix& matrix, int index, int next, const uint8_t* inputs, int rows, float* output, size_t outputStride, bool add, Done done);
   void multiply(const Matrix& matrix, const uint8_t* inputs, int rows, float* output, size_t outputStride, bool add);
-  void rotateAndStore(const Layer& layer, int index, const KvStore& store);
-  void attention(int index, const KvStore& store);
+  void rotateAndStore(const Layer& layer, int index, const CpuStore& store);
+  void attention(int index, const CpuStore& store);
   void gatedUnits(const Layer& layer);
   void addBias(const std::vector<float>& bias);
-  void runLayer(const Layer& layer, int index, const KvStore& store);
+  void runLayer(const Layer& layer, int index, const CpuStore& store);
   void listAttention();
   Status sample(int32_t* result, float* logits);
 
@@ -65,14 +64,11 @@ class Engine {
   }
 
   size_t inputStride(WeightKind kind, size_t width) const { return padded(width) / kGroup * static_cast<size_t>(kernels_->inputBytes[kind]); }
-  int queryWidth() const { return spec_.heads * spec_.headDim; }
-  int keyWidth() const { return spec_.kvHeads * spec_.headDim; }
+  int queryWidth() const { return spec.heads * spec.headDim; }
+  int keyWidth() const { return spec.kvHeads * spec.headDim; }
   // Bytes of the keys (or values) of one layer in a block.
-  size_t sideBytes() const { return kBlockTokens * static_cast<size_t>(keyWidth()) * kvBytes(options_.kvDtype); }
+  size_t sideBytes() const { return kBlockTokens * static_cast<size_t>(keyWidth()) * kvBytes(options.kvDtype); }
 
-  std::mutex mutex_;
-  EngineSpec spec_;
-  EngineOptions options_;
   const Kernels* kernels_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;
   Weights weights_;
@@ -92,7 +88,6 @@ class Engine {
   };
   std::vector<ThreadScratch> scratch_;
 
-  StepPlan plan_;
   std::vector<AttentionItem> attentionItems_;
   std::vector<int> rowSequence_;
 };

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
-#include "arena.h"
 #include "status.h"
 
 namespace fastswitch {
@@ -14,19 +14,44 @@ namespace fastswitch {
 enum class Direction : int { deviceToHost = 0, hostToDevice = 1, deviceToDevice = 2 };
 enum class Memory : int { device = 0, host = 1 };
 
-struct KvStore {
+// A copy of `bytes` from byte `from` of the source memory to byte `to` of the target memory.
+struct Piece {
+  size_t from;
+  size_t to;
+  size_t bytes;
+};
+
+struct StoreOptions {
+  int device = -1;          // -1: the CPU, whose "device memory" is memory of the machine; else the number of a GPU
+  bool batchCopies = true;  // on a GPU: one call for a whole list of copies where the driver has it, else one call a copy
+};
+
+// One store. kvstore.cc keeps the numbers and checks every argument; a backend only moves bytes.
+class KvStore {
+ public:
+  virtual ~KvStore() = default;
+
   size_t blockBytes = 0;
   size_t deviceBlocks = 0;
   size_t hostBlocks = 0;
-  Arena device;
-  Arena host;
+  int device = -1;
 
-  const Arena& arena(Memory memory) const { return memory == Memory::device ? device : host; }
+  // Performs the copies, which lie inside their memories, and returns when the last byte is there; after a failure, when
+  // none is under way any more. Targets of one list do not overlap each other, except within the device, where the copies
+  // are done in order.
+  virtual Status copy(Direction direction, const std::vector<Piece>& pieces) = 0;
+  virtual Status read(Memory memory, size_t offset, uint8_t* target, size_t bytes) = 0;
+  virtual Status write(Memory memory, size_t offset, const uint8_t* source, size_t bytes) = 0;
+
+  // A step is about to be issued by the engine's thread: copies that come meanwhile let it go first. Nothing on the CPU.
+  virtual void announceStep() {}
+
+  size_t bytesOf(Memory memory) const { return (memory == Memory::device ? deviceBlocks : hostBlocks) * blockBytes; }
 };
 
-// Reserves both memories; pages are backed when first touched. `blockBytes` is a multiple of 64, so that every block
-// is aligned. Answers the number of the store in `id`.
-Status createStore(size_t blockBytes, size_t deviceBlocks, size_t hostBlocks, int* id);
+// Reserves both memories. `blockBytes` is a multiple of 64, so that every block is aligned. Answers the number of the
+// store in `id`.
+Status createStore(size_t blockBytes, size_t deviceBlocks, size_t hostBlocks, const StoreOptions& options, int* id);
 
 // The number is free from now on; the memory goes when the last call that uses it returns.
 Status destroyStore(int id);
@@ -44,5 +69,8 @@ Status copyBytes(int id, Direction direction, const double* pieces, size_t count
 // Copies between a memory of the store, from byte `offset`, and the caller's buffer.
 Status readStore(int id, Memory memory, size_t offset, uint8_t* target, size_t bytes);
 Status writeStore(int id, Memory memory, size_t offset, const uint8_t* source, size_t bytes);
+
+// Says that a step over this store is on its way to its engine (see KvStore::announceStep).
+Status announceStep(int id);
 
 }  // namespace fastswitch

@@ -13,7 +13,8 @@ enum class Status : int {
   badModel = -5,     // tensors missing, of wrong shape, or outside their file
   noMemory = -6,
   notFinite = -7,    // NaN or infinity among the logits of a sequence
-  system = -8,       // the operating system refused (files, threads)
+  system = -8,       // the operating system or a GPU's driver refused (files, threads, calls)
+  deviceLost = -9,   // the GPU answers nothing any more to this process: every later call would fail, too
 };
 
 // Keeps a printf-style message for the calling thread and returns `status`.

@@ -1,4 +1,4 @@
-// The tensors of a model: mapped from their files (or drawn at random), checked, and packed once for the kernels.
+// The tensors of a model, packed once for the kernels of the CPU.
 #pragma once
 
 #include <memory>
@@ -7,33 +7,10 @@
 #include "arena.h"
 #include "engine.h"
 #include "kernels.h"
+#include "tensors.h"
 #include "threads.h"
 
 namespace fastswitch {
-
-// A file mapped for reading.
-class MappedFile {
- public:
-  static Status open(const std::string& path, std::unique_ptr<MappedFile>* file);
-  ~MappedFile();
-  const uint8_t* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  const uint8_t* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-// A matrix as it lies in its file, row-major. Absent where `data` is null.
-struct Tensor {
-  const uint8_t* data = nullptr;
-  FileDtype dtype = FileDtype::f32;
-  int rows = 0;
-  int columns = 0;
-
-  // One row as floats; exact for every dtype.
-  void row(int index, float* to) const;
-};
 
 // A matrix packed in panels of 32 output rows.
 struct Matrix {
@@ -71,9 +48,6 @@ struct Weights {
   Status allocate(size_t bytes, uint8_t** data);
 };
 
-// badModel with the name of the tensor where one is missing, doubled, of wrong shape, or outside its file.
 Status loadWeights(const EngineSpec& spec, bool q8, uint64_t seed, ThreadPool& pool, Weights* weights);
-
-constexpr size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace fastswitch

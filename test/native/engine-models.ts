@@ -137,6 +137,9 @@ export function makeModel(tiny: Tiny, seed: number): EngineSpec {
 }
 
 export const OPTIONS: EngineOptions = {
+  device: -1,
+  batchInvariant: true,
+  graphs: true,
   threads: 1,
   quantize: 'none',
   kvDtype: 'f32',

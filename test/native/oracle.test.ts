@@ -33,6 +33,9 @@ interface Engine {
 /** What `compute` answers with a fresh engine of these options; engine and store are gone after it. */
 function withEngine<T>(spec: EngineSpec, options: Partial<EngineOptions>, compute: (engine: Engine) => T): T {
   const engine = createEngine(spec, {
+    device: -1,
+    batchInvariant: true,
+    graphs: true,
     threads: 1,
     quantize: 'none',
     kvDtype: 'f32',
