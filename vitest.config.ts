@@ -7,5 +7,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // The suite is of the CPU and of a stand-in, also where there is a GPU: only "npm run test:cuda" looks for that.
+    env: process.env.FASTSWITCH_TEST_CUDA === '1' ? {} : { FASTSWITCH_LIBCUDA: '/dev/null' },
   },
 });

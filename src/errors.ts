@@ -61,6 +61,8 @@ export const CATALOGUE = {
   other_version: kind(500, 'server_error', false),
   native_missing: kind(500, 'server_error', false),
   native_failed: kind(500, 'server_error', false),
+  /** A GPU that answers nothing any more to this process; ends it, so that a supervisor starts another. */
+  device_lost: kind(500, 'server_error', false),
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof CATALOGUE;

@@ -4,7 +4,8 @@ import { totalmem } from 'node:os';
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
 import { createThreadedSystem } from './actors/thread.js';
-import { type Config, isExposed, presetOf } from './core/config.js';
+import { type Config, isExposed, onlyCpu, presetOf } from './core/config.js';
+import { listDevices } from './devices.js';
 import { FastswitchError } from './errors.js';
 import { formatSize } from './flags.js';
 import { createBoardServer } from './http/board/recorded.js';
@@ -13,6 +14,7 @@ import { createServer } from './http/server.js';
 import { Tenants } from './http/tenants.js';
 import { loadTokenizer } from './http/tokenizer.js';
 import { keys } from './keys.js';
+import { chooseDevice } from './native/device.js';
 import { loadModel } from './native/model.js';
 import { helpText, parseOptions, printConfig, version } from './options.js';
 import { board, type Place, type RecordedBoard } from './replay/board.js';
@@ -28,6 +30,7 @@ const USAGE = `fastswitch ${version()}
   fastswitch replay FILE         say what happened in a recorded run; "fastswitch replay --help"
   fastswitch explain FILE ID     say what happened to one of its requests; "fastswitch explain --help"
   fastswitch board FILE          play it on the board of the server; "fastswitch board --help"
+  fastswitch devices             list what can compute here, and what is missing; "fastswitch devices --help"
   fastswitch --version
 `;
 
@@ -47,17 +50,22 @@ async function serve(argv: readonly string[]): Promise<void> {
 }
 
 /** Serves until a signal comes; resolves when it listens. */
-async function run(config: Config): Promise<void> {
-  if (isExposed(config)) {
+async function run(given: Config): Promise<void> {
+  if (isExposed(given)) {
     throw new FastswitchError(
       'bad_config',
-      `--host is ${config.host}; allowed without keys is an address of loopback (127.0.0.1, ::1, localhost), because whoever reaches the port ` +
+      `--host is ${given.host}; allowed without keys is an address of loopback (127.0.0.1, ::1, localhost), because whoever reaches the port ` +
         'could use the server: give it keys with --tenants FILE, or --insecure where something else keeps others out',
     );
   }
+  const device = chooseDevice(given.device, onlyCpu(given));
+  const config: Config = Object.freeze({ ...given, device: device.name });
   const tenants = new Tenants(config.tenants, presetOf(config).mechanism);
-  const model = loadModel(config.model, { maxContext: config.maxContext });
+  const model = loadModel(config.model, { maxContext: config.maxContext, load: config.load });
   for (const warning of model.warnings) print(`warning: ${warning}`);
+  print(`computing on ${device.about}`);
+  if (device.device >= 0 && !config.batchInvariant)
+    print('tokens may depend on what is computed beside them; --batch-invariant makes them exact');
   print(`loading ${model.name}: ${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters in ${model.dtype}`);
   const [system, tokenizer] = await Promise.all([createThreadedSystem(config, version()), loadTokenizer(config.model)]);
   const { deviceBlocks, hostBlocks, blockBytes, blockTokens, contextTokensMax } = system.info;
@@ -70,10 +78,10 @@ async function run(config: Config): Promise<void> {
       `recording to ${config.journal}, ${config.journalContent ? 'with the token ids of prompts and answers' : 'without content'}`,
     );
   }
-  if (config.deviceKvBytes + config.hostKvBytes > totalmem()) {
-    print(
-      `warning: --device-kv and --host-kv are more than the ${formatSize(totalmem())} of this machine; it will fail when they fill`,
-    );
+  const here = config.hostKvBytes + (device.device < 0 ? config.deviceKvBytes : 0);
+  if (here > totalmem()) {
+    const what = device.device < 0 ? '--device-kv and --host-kv are' : '--host-kv is';
+    print(`warning: ${what} more than the ${formatSize(totalmem())} of this machine; it will fail when they fill`);
   }
   const info = modelInfo(config, version(), model, tokenizer.eosToken);
   const server = createServer({ config, system, tokenizer, model: info, version: version(), tenants });
@@ -164,6 +172,7 @@ async function main(): Promise<void> {
     return;
   }
   if (command === 'keys') return keys(rest, output);
+  if (command === 'devices') return listDevices(rest, output);
   if (command === '--version') return print(version());
   if (command === undefined || command === '--help') return print(USAGE);
   throw new FastswitchError('bad_config', `unknown command "${command}"\n\n${USAGE}`);

@@ -31,8 +31,9 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
     model: 'Folder of a Hugging Face checkpoint (Llama, Mistral, Qwen2, Qwen3).',
     servedModelName: "Name under which clients ask for it; empty: the folder's name.",
     maxContext: 'Most tokens of prompt and completion together; 0: what the model was made for.',
-    quantize: 'Hold the weights as they are, or in 8 bits.',
-    kvDtype: 'Number format of the KV cache; auto: chosen by the engine.',
+    load: "dummy: random weights of the model's shape; only config.json and the tokenizer's files are read.",
+    quantize: 'Hold the weights as they are, or in 8 bits (on the CPU).',
+    kvDtype: 'Number format of the KV cache; auto: chosen by the engine; a GPU has bf16.',
   },
   Memory: {
     deviceKvBytes: 'Device memory for the KV cache of running requests.',
@@ -48,7 +49,9 @@ const GROUPS: Readonly<Record<string, Readonly<Partial<Record<keyof Config, stri
     seed: 'Seed of requests that bring none.',
   },
   Machine: {
-    threads: 'Compute threads of the engine; 0: all cores.',
+    device: 'What computes: cpu, cuda (the first GPU) or cuda:N; auto: the first GPU that can be used, else the CPU.',
+    batchInvariant: 'On a GPU: tokens bit for bit the same whatever is computed beside. The CPU always does that.',
+    threads: 'Compute threads of the CPU engine; 0: all cores.',
     swapThreads: 'Threads that copy between device and host.',
     isa: 'Instruction set of the CPU engine; auto: the best there is.',
   },
@@ -197,8 +200,15 @@ function readFlags(argv: readonly string[]): Map<string, Given> {
 }
 
 const PREFIX = 'FASTSWITCH_';
-/** The test suite's own variables, which a server under test inherits. */
-const TEST_PREFIX = 'FASTSWITCH_TEST_';
+/** The variables of the test suite and of its stand-in for a GPU, which a server under test inherits. */
+const TEST_VARIABLES = /^FASTSWITCH_(TEST|STANDIN)_/;
+/** Read by the build and by the native addon: where NVIDIA's libraries and the kernels lie. */
+const NATIVE_VARIABLES: readonly string[] = [
+  'FASTSWITCH_CUDA',
+  'FASTSWITCH_LIBCUDA',
+  'FASTSWITCH_CUBLASLT',
+  'FASTSWITCH_CUDA_KERNELS',
+];
 
 function variableOf(flag: string): string {
   return PREFIX + flag.toUpperCase().replaceAll('-', '_');
@@ -208,7 +218,7 @@ function readEnvironment(environment: Environment): Map<string, Given> {
   const flags = new Map(GIVEN_FLAGS.map((flag) => [variableOf(flag), flag]));
   const variables = new Map<string, Given>();
   for (const [name, value] of Object.entries(environment)) {
-    if (!name.startsWith(PREFIX) || name.startsWith(TEST_PREFIX)) continue;
+    if (!name.startsWith(PREFIX) || TEST_VARIABLES.test(name) || NATIVE_VARIABLES.includes(name)) continue;
     const flag = flags.get(name);
     if (flag === undefined)
       throw badConfig(`unknown variable ${name}${suggestion(name.slice(PREFIX.length), GIVEN_FLAGS, variableOf)}`);
@@ -278,6 +288,9 @@ function allowed({ key, kind }: Option): string {
   if (kind === 'path') return 'a path';
   if (kind === 'dir' || kind === 'file') return `a ${kind === 'dir' ? 'folder' : 'file'}, or "" for none`;
   if (kind === 'switch') return 'true or false';
+  if (key === 'device') return 'auto, cpu, cuda or cuda:N, with the number of a GPU ("fastswitch devices" lists them)';
+  if (key === 'allowedHosts')
+    return 'names with commas between, such as llm.example.org,box.lan, without patterns, or "" for none';
   if (kind === 'text') return 'a text';
   if (kind === 'preset') return `one of ${PRESET_NAMES.join(', ')}, or one with changes, see --help`;
   if (kind === 'choice') return `one of ${choicesOf(key).join(', ')}`;
@@ -296,7 +309,11 @@ function describeProblem(problem: ConfigProblem, config: Config, names: Readonly
   if (problem.type === 'preset') return `${name}: ${problem.message}`;
   const option = OPTIONS.find(({ key }) => key === problem.key) as Option;
   const value = formatValue(option, config);
-  if (problem.type === 'range') return `${name} is ${value}; allowed is ${allowed(option)}`;
+  if (problem.type === 'cpuOnly') {
+    return `${name} is ${value}, which only the CPU engine has; leave it out, or choose --device cpu instead of ${config.device}`;
+  }
+  if (problem.type === 'range' || problem.type === 'device' || problem.type === 'names')
+    return `${name} is ${value}; allowed is ${allowed(option)}`;
   const other = `${names.get(problem.atLeast)} (${config[problem.atLeast]})`;
   return `${name} is ${value}; allowed is at least ${other}: ${problem.because}`;
 }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { type Config, checkConfig, DEFAULTS, presetOf } from '../src/core/config.js';
+import { type Config, checkConfig, DEFAULTS, onlyCpu, presetOf } from '../src/core/config.js';
 import { PRESET_NAMES, PRESETS } from '../src/core/presets.js';
 import { FastswitchError } from '../src/errors.js';
 import { formatSize, parseSize } from '../src/flags.js';
@@ -91,6 +91,20 @@ describe('options', () => {
     expect(configOf([], { FASTSWITCH_PORT: '', FASTSWITCH_TEST_SEEDS: '3', PORT: 'x' }).port).toBe(8080);
   });
 
+  it('leave the variables alone that say where the libraries of a GPU lie', () => {
+    const variables = { FASTSWITCH_LIBCUDA: 'a', FASTSWITCH_CUBLASLT: 'b', FASTSWITCH_CUDA_KERNELS: 'c', FASTSWITCH_CUDA: 'off' };
+    expect(configOf([], variables)).toEqual(configOf());
+  });
+
+  it.each(['auto', 'cpu', 'cuda', 'cuda:0', 'cuda:12'])('know the device %s', (device) => {
+    expect(configOf(['--device', device]).device).toBe(device);
+  });
+
+  it('keep what only the CPU has for "auto", which then is the CPU', () => {
+    expect(onlyCpu(configOf(['--quantize', 'q8']))).toBe('quantize q8 is for the CPU only');
+    expect(onlyCpu(configOf(['--kv-dtype', 'bf16', '--threads', '2']))).toBeNull();
+  });
+
   it('have a switch that stands alone among the flags, and is true or false elsewhere', () => {
     expect(configOf(['--journal-content', '--journal', 'a/b'])).toMatchObject({ journalContent: true, journal: resolve('a/b') });
     expect(configOf([], { FASTSWITCH_JOURNAL_CONTENT: 'true' }).journalContent).toBe(true);
@@ -172,6 +186,26 @@ describe('what cannot be used', () => {
       ['--policy', 'lifo'],
       {},
       '--policy is "lifo"; allowed is one of auto, fcfs, priority, vtc, fair, mlfq, edf',
+    ],
+    [
+      'a device that is none',
+      ['--device', 'gpu'],
+      {},
+      '--device is gpu; allowed is auto, cpu, cuda or cuda:N, with the number of a GPU ("fastswitch devices" lists them)',
+    ],
+    ...['*', 'box.lan,*.example.org', 'http://llm.example.org', 'a b'].map(
+      (names): [string, string[], Record<string, string>, string] => [
+        `a name that no client can say: ${names}`,
+        ['--allowed-hosts', names],
+        {},
+        `--allowed-hosts is ${names}; allowed is names with commas between, such as llm.example.org,box.lan, without patterns, or "" for none`,
+      ],
+    ),
+    [
+      'on a GPU, what only the CPU has',
+      ['--device', 'cuda'],
+      { FASTSWITCH_QUANTIZE: 'q8' },
+      'FASTSWITCH_QUANTIZE is q8, which only the CPU engine has; leave it out, or choose --device cpu instead of cuda',
     ],
     ['a preset that is none', ['--preset', 'vllm'], {}, `--preset: no preset "vllm"; there are ${PRESET_NAMES.join(', ')}`],
     ['no preset', ['--preset='], {}, `--preset: no preset ""; there are ${PRESET_NAMES.join(', ')}`],

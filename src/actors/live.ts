@@ -4,13 +4,23 @@
  */
 import { randomBytes } from 'node:crypto';
 import { availableParallelism } from 'node:os';
-import { BLOCK_TOKENS, type Config, presetOf } from '../core/config.js';
+import { BLOCK_TOKENS, type Config, onlyCpu, presetOf } from '../core/config.js';
 import type { Mechanism, ParsedPreset } from '../core/presets.js';
 import type { Limits } from '../core/state.js';
 import type { BlockName, Content, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
+import { chooseDevice } from '../native/device.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
-import { createEngine, createStore, Direction, destroyEngine, destroyStore, engineInfo } from '../native/index.js';
+import {
+  announceStep,
+  createEngine,
+  createStore,
+  Direction,
+  destroyEngine,
+  destroyStore,
+  devices,
+  engineInfo,
+} from '../native/index.js';
 import { type LoadedModel, loadModel } from '../native/model.js';
 import { BlockNames } from '../native/names.js';
 import { RESULT_RECORD } from '../native/plan.js';
@@ -31,9 +41,13 @@ export interface Live {
 /** Loads the model and allocates both memories. Throws FastswitchError `bad_model`, `bad_config`, `native_missing`. */
 export function openLive(config: Config): Live {
   const preset = livePreset(config);
-  const model = loadModel(config.model, { maxContext: config.maxContext });
-  const kvDtype = config.kvDtype === 'auto' ? (model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
+  const model = loadModel(config.model, { maxContext: config.maxContext, load: config.load });
+  const { device } = chooseDevice(config.device, onlyCpu(config));
+  const kvDtype = config.kvDtype === 'auto' ? (device < 0 && model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
   const engine = createEngine(model.spec, {
+    device,
+    batchInvariant: config.batchInvariant,
+    graphs: true,
     threads: config.threads === 0 ? availableParallelism() : config.threads,
     quantize: config.quantize,
     kvDtype,
@@ -42,7 +56,7 @@ export function openLive(config: Config): Live {
     maxSequences: config.maxRunning,
   });
   try {
-    return openStore(config, preset, model, engine);
+    return openStore(config, preset, model, { engine, device });
   } catch (error) {
     destroyEngine(engine); // its threads would outlive this one
     throw error;
@@ -62,8 +76,15 @@ function livePreset(config: Config): ParsedPreset {
   );
 }
 
+/** Numbers of the native engine and of its device. */
+interface Opened {
+  readonly engine: number;
+  readonly device: number;
+}
+
 /** Both memories, sized in blocks of the engine. */
-function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: LoadedModel, engine: number): Live {
+function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: LoadedModel, opened: Opened): Live {
+  const { engine, device } = opened;
   const blockBytes = engineInfo(engine).blockBytes;
   const piecesPerRun = mechanism.crossLayer ? 1 : 2 * model.spec.layers;
   if (blockBytes % piecesPerRun !== 0) {
@@ -80,7 +101,7 @@ function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: L
       `--device-kv ${config.deviceKvBytes} holds ${deviceBlocks} blocks of ${blockBytes} bytes; give at least ${2 * blockBytes} bytes`,
     );
   }
-  const store = createStore(blockBytes, deviceBlocks, hostBlocks);
+  const store = reserve(config, device, blockBytes, deviceBlocks, hostBlocks);
   const info: SystemInfo = {
     contextTokensMax: Math.min(model.spec.positions, deviceBlocks * BLOCK_TOKENS),
     vocabularySize: model.spec.vocabulary,
@@ -100,9 +121,28 @@ function openStore(config: Config, { mechanism, policy }: ParsedPreset, model: L
     limits: { policy, mechanism, deviceBlocks, hostBlocks, blockBytes, maxBatchTokens, maxRunning, maxQueued },
     makeHands: (answer) => {
       const pools = createPools({ swapThreads: config.swapThreads });
-      return liveHands({ pools, engine, store, mechanism, blockBytes, piecesPerRun, maxRunning, destroy }, answer);
+      return liveHands(
+        { pools, engine, store, announced: device >= 0, mechanism, blockBytes, piecesPerRun, maxRunning, destroy },
+        answer,
+      );
     },
   };
+}
+
+/** A GPU's memory is taken at once, so that what does not fit is known here. */
+function reserve(config: Config, device: number, blockBytes: number, deviceBlocks: number, hostBlocks: number): number {
+  try {
+    return createStore(blockBytes, deviceBlocks, hostBlocks, { device, batchCopies: true });
+  } catch (error) {
+    const gpu = device < 0 ? undefined : devices().devices[device];
+    if (gpu === undefined) throw error;
+    throw new FastswitchError(
+      'bad_config',
+      `--device-kv ${config.deviceKvBytes} and --host-kv ${config.hostKvBytes} cannot be had: ${(error as Error).message}; ` +
+        `with the weights in it, cuda:${device} (${gpu.name}) has ${gpu.freeBytes} of ${gpu.totalBytes} bytes free, ` +
+        'and what is for the host has to fit its memory and the limit of locked memory',
+    );
+  }
 }
 
 interface LiveOptions {
@@ -110,6 +150,8 @@ interface LiveOptions {
   /** Numbers of the native engine and store. */
   readonly engine: number;
   readonly store: number;
+  /** Copies on their way let a step go first, if they know of it. */
+  readonly announced: boolean;
   readonly mechanism: Mechanism;
   readonly blockBytes: number;
   /** Equal copies that a run takes: 1, or one for each layer's K and V. */
@@ -154,6 +196,15 @@ function liveHands(options: LiveOptions, answer: Answer): Hands {
 
 type Track = (work: Promise<void>) => void;
 
+/**
+ * The failure of one call, after which others may work. A GPU that is lost fails every one: thrown where nobody catches it,
+ * that ends this thread, and the face ends all requests instead of failing them one by one for ever.
+ */
+function survived(error: Error): Error {
+  if (error instanceof FastswitchError && error.code === 'device_lost') throw error;
+  return error;
+}
+
 /** One task and one native call for each chunk. */
 function liveLink(options: LiveOptions, answer: Answer, track: Track): Link {
   const { pools, store, mechanism, blockBytes, piecesPerRun } = options;
@@ -165,7 +216,7 @@ function liveLink(options: LiveOptions, answer: Answer, track: Track): Link {
   return new Link({
     duplex: mechanism.duplex,
     blockBytes,
-    perform: (chunk, done) => track(copy(chunk).then(done, done)),
+    perform: (chunk, done) => track(copy(chunk).then(done, (error: Error) => done(survived(error)))),
     answer,
     gather: queueMicrotask,
   });
@@ -197,7 +248,7 @@ function flatPieces(runs: readonly Run[], blockBytes: number, piecesPerRun: numb
   return flat;
 }
 
-function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: Answer, track: Track): EnginePort {
+function liveEngine({ pools, engine, store, announced, maxRunning }: LiveOptions, answer: Answer, track: Track): EnginePort {
   const open = new Map<RequestId, Sequence>();
   const salt = randomBytes(32).toString('hex');
   const result = new Int32Array(new SharedArrayBuffer(4 * RESULT_RECORD * maxRunning));
@@ -227,10 +278,11 @@ function liveEngine({ pools, engine, store, maxRunning }: LiveOptions, answer: A
       const words = stepWords(effect.items, contentOf);
       if (plan.length < words) plan = new Int32Array(new SharedArrayBuffer(8 * words));
       encodeStep(plan, effect.items, contentOf);
+      if (announced) announceStep(store);
       track(
         pools.step(engine, store, plan, result).then(
           (micros) => answer({ type: 'stepped', step: effect.step, micros, items: read(effect) }),
-          (error: Error) => answer({ type: 'stepFailed', step: effect.step, error: error.message }),
+          (error: Error) => answer({ type: 'stepFailed', step: effect.step, error: survived(error).message }),
         ),
       );
     },

@@ -39,6 +39,12 @@ export interface Config {
   /** Compute threads of the engine; 0: all cores. */
   readonly threads: number;
   readonly swapThreads: number;
+  /** What computes and holds the KV of running requests: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`. */
+  readonly device: string;
+  /** On a GPU: tokens are the same bits in any batch. The CPU always does that. */
+  readonly batchInvariant: boolean;
+  /** `dummy`: random weights of the model's shape, none are read. */
+  readonly load: 'auto' | 'dummy';
   readonly quantize: 'none' | 'q8';
   readonly kvDtype: 'auto' | 'f32' | 'bf16';
   readonly isa: 'auto' | 'avx512' | 'avx2' | 'portable';
@@ -87,6 +93,9 @@ export const DEFAULTS: Readonly<Omit<Config, 'model'>> = Object.freeze({
   seed: 0,
   threads: 0,
   swapThreads: 2,
+  device: 'auto',
+  batchInvariant: false,
+  load: 'auto',
   quantize: 'none',
   kvDtype: 'auto',
   isa: 'auto',
@@ -106,6 +115,7 @@ export type NumberKey = KeysOf<number>;
 /** The values of every key that has only a few. */
 export const CHOICES = {
   policy: ['auto', 'fcfs', 'priority', 'vtc', 'fair', 'mlfq', 'edf'],
+  load: ['auto', 'dummy'],
   quantize: ['none', 'q8'],
   kvDtype: ['auto', 'f32', 'bf16'],
   isa: ['auto', 'avx512', 'avx2', 'portable'],
@@ -151,7 +161,29 @@ const RELATIONS: readonly Relation[] = [
 export type ConfigProblem =
   | { readonly type: 'range'; readonly key: NumberKey; readonly range: Range }
   | { readonly type: 'preset'; readonly key: 'preset'; readonly message: string }
+  | { readonly type: 'device'; readonly key: 'device' }
+  | { readonly type: 'names'; readonly key: 'allowedHosts' }
+  | { readonly type: 'cpuOnly'; readonly key: CpuOnlyKey }
   | ({ readonly type: 'relation' } & Relation);
+
+/** `auto`, `cpu`, `cuda` or `cuda:N`. */
+const DEVICE = /^(auto|cpu|cuda(:\d{1,3})?)$/;
+
+/** What only the CPU engine can do, where it is not what the GPU engine does anyway. */
+const CPU_ONLY = { quantize: ['q8'], kvDtype: ['f32'], isa: ['avx512', 'avx2', 'portable'] } as const;
+type CpuOnlyKey = keyof typeof CPU_ONLY;
+
+/** The first key whose value only the CPU engine knows; null: a GPU may compute. */
+function cpuOnly(config: Config): CpuOnlyKey | null {
+  const keys = Object.keys(CPU_ONLY) as CpuOnlyKey[];
+  return keys.find((key) => (CPU_ONLY[key] as readonly string[]).includes(config[key])) ?? null;
+}
+
+/** Why no GPU can do what this configuration asks for; null: one can. */
+export function onlyCpu(config: Config): string | null {
+  const key = cpuOnly(config);
+  return key === null ? null : `${key} ${config[key]} is for the CPU only`;
+}
 
 /** The first thing wrong with the numbers of a configuration, or with its preset; null where there is nothing. */
 export function checkConfig(config: Config): ConfigProblem | null {
@@ -161,6 +193,11 @@ export function checkConfig(config: Config): ConfigProblem | null {
     const fits = value >= range.min && value <= range.max && (key.endsWith('Seconds') || Number.isInteger(value));
     if (!fits) return { type: 'range', key, range };
   }
+  if (!DEVICE.test(config.device)) return { type: 'device', key: 'device' };
+  // One that no client can ever say would seem to work until somebody needs it.
+  if (hostNames(config.allowedHosts).includes(null)) return { type: 'names', key: 'allowedHosts' };
+  const wanted = cpuOnly(config);
+  if (wanted !== null && config.device.startsWith('cuda')) return { type: 'cpuOnly', key: wanted };
   const broken = RELATIONS.find(({ key, atLeast }) => config[key] < config[atLeast]);
   if (broken !== undefined) return { type: 'relation', ...broken };
   const preset = parsePreset(config.preset);
@@ -178,6 +215,18 @@ export function isExposed({ host, tenants, insecure }: Pick<Config, 'host' | 'te
 /** Only this machine reaches it. */
 export function isLoopback(host: string): boolean {
   return LOOPBACK.test(host);
+}
+
+/** The name in a Host header, without its port and the dot of its root; null where it is none. */
+export function hostName(text: string): string | null {
+  const found = /^(\[[0-9a-f:.]+\]|[\w.-]+)(?::\d+)?$/i.exec(text)?.[1];
+  return found === undefined ? null : found.replace(/^\[|\.?\]?$/g, '').toLowerCase();
+}
+
+/** Those in a list with commas between; null for what is none. */
+export function hostNames(list: string): readonly (string | null)[] {
+  const given = list.split(',').map((name) => name.trim());
+  return given.filter((name) => name !== '').map(hostName);
 }
 
 /** The switches and the policy that a configuration runs under. Throws an Error for a preset that `checkConfig` refuses. */

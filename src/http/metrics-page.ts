@@ -174,7 +174,7 @@ export class MetricsPage {
     this.#system = system;
     collectDefaultMetrics({ register: this.#registry });
     this.#register('gauge', 'fastswitch_info', 'What is served; always 1.', () => [
-      { labels: { version, model: model.name }, value: 1 },
+      { labels: { version, model: model.name, device: model.device }, value: 1 },
     ]);
     for (const [name, help, read] of GAUGES) this.#register('gauge', name, help, read);
     for (const [name, help, read] of COUNTERS) this.#register('counter', name, help, read);

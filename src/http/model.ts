@@ -23,6 +23,8 @@ export interface ModelInfo {
   readonly sampling: SamplingDefaults;
   /** Seconds since 1970 at which it was loaded. */
   readonly created: number;
+  /** `cpu` or `cuda:N`. */
+  readonly device: string;
   /** Changes with everything that may change an answer to the same request and seed. */
   readonly fingerprint: string;
   /** The name, or the name of its folder. */
@@ -33,15 +35,18 @@ export interface ModelInfo {
 export function modelInfo(config: Config, version: string, files: ModelFiles, eosToken: number | null): ModelInfo {
   const folder = basename(resolve(config.model));
   const name = config.servedModelName === '' ? folder : config.servedModelName;
-  const { quantize, kvDtype, isa } = config;
+  const { quantize, kvDtype, isa, batchInvariant } = config;
+  // Which GPU it is does not matter here, that it is one does.
+  const gpu = config.device.startsWith('cuda') ? ['cuda', batchInvariant] : [];
   const digest = createHash('sha256')
-    .update(JSON.stringify([files.fingerprint, version, quantize, kvDtype, isa]))
+    .update(JSON.stringify([files.fingerprint, version, quantize, kvDtype, isa, ...gpu]))
     .digest('hex');
   return {
     name,
     stopTokens: [...new Set([...files.eosTokens, ...(eosToken === null ? [] : [eosToken])])],
     sampling: files.sampling,
     created: Math.floor(Date.now() / 1000),
+    device: config.device,
     fingerprint: `fp_${digest.slice(0, 12)}`,
     isCalled: (asked) => asked === name || asked === folder,
   };

@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "cuda/device.h"
 #include "engine.h"
 #include "kvstore.h"
 
@@ -54,6 +55,8 @@ std::string text(const Napi::Object& object, const char* key) {
 
 int field(const Napi::Object& object, const char* key) { return integer(object.Get(key)); }
 
+bool flag(const Napi::Object& object, const char* key) { return object.Get(key).ToBoolean().Value(); }
+
 float real(const Napi::Object& object, const char* key) { return static_cast<float>(number(object.Get(key))); }
 
 // In the order of Role.
@@ -100,7 +103,7 @@ Status readSpec(const Napi::Value& value, EngineSpec* spec) {
   spec->ropeScale = real(from, "ropeScale");
   spec->window = field(from, "window");
   spec->windowFromLayer = field(from, "windowFromLayer");
-  spec->tiedHead = from.Get("tiedHead").ToBoolean().Value();
+  spec->tiedHead = flag(from, "tiedHead");
   const Napi::Value files = from.Get("files");
   if (!files.IsArray()) return fail(Status::badModel, "spec.files is no array");
   const auto paths = files.As<Napi::Array>();
@@ -117,6 +120,9 @@ Status readOptions(const Napi::Value& value, EngineOptions* options) {
   if (quantize != "none" && quantize != "q8") return fail(Status::badArgument, "unknown quantize '%s'", quantize.c_str());
   if (kvDtype != "f32" && kvDtype != "bf16") return fail(Status::badArgument, "unknown kvDtype '%s'", kvDtype.c_str());
   if (isa != "auto" && isa != "avx512" && isa != "avx2" && isa != "portable") return fail(Status::badArgument, "unknown isa '%s'", isa.c_str());
+  options->device = field(from, "device");
+  options->batchInvariant = flag(from, "batchInvariant");
+  options->graphs = flag(from, "graphs");
   options->threads = field(from, "threads");
   options->q8 = quantize == "q8";
   options->kvDtype = kvDtype == "f32" ? kKvF32 : kKvBf16;
@@ -127,8 +133,13 @@ Status readOptions(const Napi::Value& value, EngineOptions* options) {
 }
 
 Napi::Value createStoreCall(const Napi::CallbackInfo& info) {
+  if (!info[3].IsObject()) return answer(info, fail(Status::badArgument, "the store needs options"), 0);
+  const auto from = info[3].As<Napi::Object>();
+  StoreOptions options;
+  options.device = field(from, "device");
+  options.batchCopies = flag(from, "batchCopies");
   int id = 0;
-  const Status status = createStore(size(info[0]), size(info[1]), size(info[2]), &id);
+  const Status status = createStore(size(info[0]), size(info[1]), size(info[2]), options, &id);
   return answer(info, status, id);
 }
 
@@ -162,6 +173,8 @@ Napi::Value readStoreCall(const Napi::CallbackInfo& info) { return answer(info, 
 
 Napi::Value writeStoreCall(const Napi::CallbackInfo& info) { return answer(info, memoryCall(info, true), 0); }
 
+Napi::Value announceStepCall(const Napi::CallbackInfo& info) { return answer(info, announceStep(integer(info[0])), 0); }
+
 Napi::Value createEngineCall(const Napi::CallbackInfo& info) {
   EngineSpec spec;
   EngineOptions options;
@@ -183,6 +196,7 @@ Napi::Value engineInfoCall(const Napi::CallbackInfo& info) {
   object.Set("blockBytes", static_cast<double>(facts.blockBytes));
   object.Set("weightBytes", static_cast<double>(facts.weightBytes));
   object.Set("headBytes", static_cast<double>(facts.headBytes));
+  object.Set("exact", facts.exact);
   return object;
 }
 
@@ -213,6 +227,33 @@ Napi::Value isasCall(const Napi::CallbackInfo& info) {
   return names;
 }
 
+Napi::Value devicesCall(const Napi::CallbackInfo& info) {
+  const cuda::Found found = cuda::findDevices();
+  Napi::Array devices = Napi::Array::New(info.Env());
+  for (size_t i = 0; i < found.devices.size(); i++) {
+    const cuda::DeviceFacts& facts = found.devices[i];
+    Napi::Object one = Napi::Object::New(info.Env());
+    one.Set("ordinal", static_cast<double>(i));
+    one.Set("name", facts.name);
+    one.Set("computeCapability", std::to_string(facts.computeMajor) + "." + std::to_string(facts.computeMinor));
+    one.Set("multiprocessors", static_cast<double>(facts.multiprocessors));
+    one.Set("copyEngines", static_cast<double>(facts.copyEngines));
+    one.Set("totalBytes", static_cast<double>(facts.totalBytes));
+    one.Set("freeBytes", static_cast<double>(facts.freeBytes));
+    one.Set("pciBusId", facts.pciBusId);
+    one.Set("problem", facts.problem);
+    devices.Set(static_cast<uint32_t>(i), one);
+  }
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("driverVersion", static_cast<double>(found.driverVersion));
+  object.Set("problem", found.problem);
+  object.Set("kernels", found.kernels);
+  object.Set("batchCopies", found.batchCopies);
+  object.Set("cublasLt", found.cublasLt);
+  object.Set("devices", devices);
+  return object;
+}
+
 Napi::Value lastMessageCall(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), lastMessage()); }
 
 Napi::Object start(Napi::Env env, Napi::Object exports) {
@@ -223,12 +264,14 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("copyBytes", copyBytesCall);
   add("readStore", readStoreCall);
   add("writeStore", writeStoreCall);
+  add("announceStep", announceStepCall);
   add("createEngine", createEngineCall);
   add("destroyEngine", destroyEngineCall);
   add("engineInfo", engineInfoCall);
   add("readWeights", readWeightsCall);
   add("step", stepCall);
   add("isas", isasCall);
+  add("devices", devicesCall);
   add("lastMessage", lastMessageCall);
   return exports;
 }

@@ -1,5 +1,6 @@
 {
   "variables": {
+    "cuda_image%": "",
     "common_flags": ["-O3", "-Wall", "-Wextra", "-Wno-psabi", "-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fvisibility=hidden"],
     "standard": ["-std=c++17"],
     "kernel_flags": ["-fno-threadsafe-statics", "--param", "max-completely-peel-times=64"]
@@ -26,27 +27,21 @@
       "conditions": [["OS=='linux'", { "cflags": ["<@(kernel_flags)"] }]]
     },
     {
+      "target_name": "cuda_image",
+      "type": "static_library",
+      "sources": ["cuda/image.cc"],
+      "conditions": [["cuda_image!=''", { "defines": ["FASTSWITCH_CUDA_IMAGE=\"<(cuda_image)\""] }]]
+    },
+    {
       "target_name": "fastswitch",
-      "dependencies": ["kernels_portable"],
+      "dependencies": ["kernels_portable", "cuda_image"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
       "sources": [
-        "addon.cc",
-        "arena.cc",
-        "attention.cc",
-        "engine.cc",
-        "engine_cpu.cc",
-        "kernels.cc",
-        "kvstore_cpu.cc",
-        "layer_cpu.cc",
-        "plan.cc",
-        "sampler.cc",
-        "status.cc",
-        "threads.cc",
-        "weights.cc"
+        "<!@(node -p \"['.','cuda'].flatMap((at)=>fs.readdirSync(at).filter((name)=>/^(?!kernels_|image[.]).*[.]cc$/.test(name)).map((name)=>at+'/'+name)).join(' ')\")"
       ],
       "conditions": [
-        ["OS=='linux'", { "ldflags": ["-Wl,-z,nodelete"] }],
+        ["OS=='linux'", { "ldflags": ["-Wl,-z,nodelete"], "libraries": ["-ldl"] }],
         ["target_arch=='x64'", {
           "dependencies": ["kernels_avx2", "kernels_avx512"]
         }]

@@ -17,37 +17,84 @@ export type Direction = (typeof Direction)[keyof typeof Direction];
 export const Memory = { device: 0, host: 1 } as const;
 export type Memory = (typeof Memory)[keyof typeof Memory];
 
+/** Kernels of the CPU. */
+export type Isa = 'avx512' | 'avx2' | 'portable';
+
 export interface EngineInfo {
-  readonly isa: 'avx512' | 'avx2' | 'portable';
+  /** Of the CPU, or that it is a GPU. */
+  readonly isa: Isa | 'cuda';
   /** Bytes of one KV block: 16 tokens of all layers. A store for this engine has blocks of this size. */
   readonly blockBytes: number;
   /** Bytes of the packed matrices, all of which a step with sampling reads at least once. */
   readonly weightBytes: number;
   /** Of these, the vocabulary head. */
   readonly headBytes: number;
+  /** Tokens are the same bits in any batch, cut and order. */
+  readonly exact: boolean;
+}
+
+export interface StoreOptions {
+  /** -1: the CPU, whose "device memory" is memory of the machine; else the number of a GPU. */
+  readonly device: number;
+  /** On a GPU: one call for a whole list of copies where the driver has it; else one call a copy. */
+  readonly batchCopies: boolean;
+}
+
+/** A GPU as its driver describes it. */
+export interface DeviceFacts {
+  readonly ordinal: number;
+  readonly name: string;
+  /** As in "9.0". */
+  readonly computeCapability: string;
+  readonly multiprocessors: number;
+  readonly copyEngines: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  /** As in "0000:65:00.0". */
+  readonly pciBusId: string;
+  /** Why it cannot be used; '': it can. */
+  readonly problem: string;
+}
+
+export interface Devices {
+  /** 13000 for 13.0; 0: no driver. */
+  readonly driverVersion: number;
+  /** Why there is nothing, or what is missing beside the devices; '': nothing is. */
+  readonly problem: string;
+  /** This build has kernels for GPUs. */
+  readonly kernels: boolean;
+  /** The driver takes a whole list of copies in one call. */
+  readonly batchCopies: boolean;
+  /** Where the library of matrix products was found; '': products run by our own kernel. */
+  readonly cublasLt: string;
+  readonly devices: readonly DeviceFacts[];
 }
 
 interface Native {
-  createStore(blockBytes: number, deviceBlocks: number, hostBlocks: number): number;
+  createStore(blockBytes: number, deviceBlocks: number, hostBlocks: number, options: StoreOptions): number;
   destroyStore(store: number): number;
   copyRuns(store: number, direction: Direction, runs: Int32Array): number;
   copyBytes(store: number, direction: Direction, pieces: Float64Array): number;
   readStore(store: number, memory: Memory, offset: number, target: Uint8Array): number;
   writeStore(store: number, memory: Memory, offset: number, source: Uint8Array): number;
+  announceStep(store: number): number;
   createEngine(spec: EngineSpec, options: EngineOptions, seed: number): number;
   destroyEngine(engine: number): number;
   engineInfo(engine: number): EngineInfo | number;
   readWeights(engine: number): number;
   step(engine: number, store: number, plan: Int32Array, result: Int32Array, logits?: Float32Array): number;
-  isas(): EngineInfo['isa'][];
+  isas(): Isa[];
+  devices(): Devices;
   lastMessage(): string;
 }
 
 const BAD_MODEL = -5;
+const DEVICE_LOST = -9;
 
 /** The error for a negative status; also for statuses that come back from workers. */
 export function statusError(status: number, message: string): FastswitchError {
-  return new FastswitchError(status === BAD_MODEL ? 'bad_model' : 'native_failed', message);
+  const code = status === BAD_MODEL ? 'bad_model' : status === DEVICE_LOST ? 'device_lost' : 'native_failed';
+  return new FastswitchError(code, message);
 }
 
 /** This package's folder, from sources and from compiled files alike. */
@@ -81,12 +128,14 @@ function checked(status: number): number {
   return status;
 }
 
+const ON_CPU: StoreOptions = { device: -1, batchCopies: true };
+
 /**
- * Reserves device and host memory for KV blocks of `blockBytes` (a multiple of 64; see `EngineInfo`). Pages are backed
- * when first touched. Answers the number of the store.
+ * Reserves device and host memory for KV blocks of `blockBytes` (a multiple of 64; see `EngineInfo`). On the CPU pages are
+ * backed when first touched; a GPU's memory is taken and its host memory pinned at once. Answers the number of the store.
  */
-export function createStore(blockBytes: number, deviceBlocks: number, hostBlocks: number): number {
-  return checked(native().createStore(blockBytes, deviceBlocks, hostBlocks));
+export function createStore(blockBytes: number, deviceBlocks: number, hostBlocks: number, options = ON_CPU): number {
+  return checked(native().createStore(blockBytes, deviceBlocks, hostBlocks, options));
 }
 
 /** The memory goes when the last call that uses it has returned. */
@@ -115,6 +164,14 @@ export function readStore(store: number, memory: Memory, offset: number, target:
 /** Writes `source` into a memory at byte `offset`. For tests and diagnosis. */
 export function writeStore(store: number, memory: Memory, offset: number, source: Uint8Array): void {
   checked(native().writeStore(store, memory, offset, source));
+}
+
+/**
+ * Says that a step over this store is about to be posted to its engine: copies that come meanwhile let it go first. Returns
+ * at once; nothing on the CPU.
+ */
+export function announceStep(store: number): void {
+  checked(native().announceStep(store));
 }
 
 /**
@@ -159,6 +216,11 @@ export function stepLogits(engine: number, store: number, plan: Int32Array, resu
 }
 
 /** The instruction sets that this machine can run, best first. */
-export function isas(): EngineInfo['isa'][] {
+export function isas(): Isa[] {
   return native().isas();
+}
+
+/** The GPUs of this machine, and what is missing. Never throws for lack of a GPU, driver or kernels. */
+export function devices(): Devices {
+  return native().devices();
 }

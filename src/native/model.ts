@@ -62,7 +62,11 @@ export interface LoadedModel {
 export interface LoadOptions {
   /** Most positions to allow; 0: the model's own. */
   readonly maxContext: number;
+  /** `dummy`: no weights are read, the engine draws random ones of the same shapes. */
+  readonly load?: 'auto' | 'dummy';
 }
+
+const DUMMY = { warnings: ['the weights are random (--load dummy): answers mean nothing'] };
 
 /** A tensor that the architecture demands. */
 interface Wanted {
@@ -92,10 +96,11 @@ export function loadModel(folder: string, options: LoadOptions): LoadedModel {
   const generation = readJson(path, 'generation_config.json');
   const ends = readEndTokens(json, generation, config.vocabulary);
   const defaults = readSamplingDefaults(generation);
-  const checkpoint = openCheckpoint(path);
-  const warnings = [...config.warnings, ...ends.warnings, ...defaults.warnings, ...checkpoint.warnings];
-  const tiedHead = isTied(config, checkpoint, warnings);
-  const tensors = pickTensors(wantedTensors(config, tiedHead), checkpoint, warnings);
+  const checkpoint = options.load === 'dummy' ? null : openCheckpoint(path);
+  const warnings = [...config.warnings, ...ends.warnings, ...defaults.warnings, ...(checkpoint ?? DUMMY).warnings];
+  const tiedHead = checkpoint === null ? config.tied : isTied(config, checkpoint, warnings);
+  const wanted = wantedTensors(config, tiedHead);
+  const tensors = checkpoint === null ? randomTensors(wanted, json) : pickTensors(wanted, checkpoint, warnings);
   const positions = limitPositions(config.positions, options.maxContext, warnings);
   const spec: EngineSpec = {
     vocabulary: config.vocabulary,
@@ -114,7 +119,7 @@ export function loadModel(folder: string, options: LoadOptions): LoadedModel {
       ? { window: 0, windowFromLayer: 0 }
       : { window: config.window, windowFromLayer: config.windowFromLayer }),
     tiedHead,
-    files: checkpoint.files.map((file) => file.path),
+    files: (checkpoint?.files ?? []).map((file) => file.path),
     tensors,
   };
   return {
@@ -200,6 +205,21 @@ function wantedTensors(config: ModelConfig, tiedHead: boolean): Wanted[] {
   return wanted;
 }
 
+/** As the config says they would be stored; files and offsets there are none. */
+function randomTensors(wanted: readonly Wanted[], json: Json): TensorSpec[] {
+  const stated = String(json.dtype ?? json.torch_dtype);
+  const dtype = stated.endsWith('float32') ? 'f32' : 'bf16';
+  return wanted.map(({ role, layer, shape }) => {
+    const [rows, columns] = extents(shape);
+    return { role, layer, file: -1, offset: 0, dtype, rows, columns };
+  });
+}
+
+/** Rows and columns; a vector has one row. */
+function extents(shape: Wanted['shape']): readonly [rows: number, columns: number] {
+  return shape.length === 2 ? shape : [1, shape[0]];
+}
+
 function pickTensors(wanted: readonly Wanted[], checkpoint: Checkpoint, warnings: string[]): TensorSpec[] {
   const absent: string[] = [];
   const picked = wanted.flatMap((one) => {
@@ -231,7 +251,7 @@ function place({ role, layer, name, shape }: Wanted, stored: PlacedTensor): Tens
       `${where} has shape [${stored.shape.join(', ')}], config.json demands [${shape.join(', ')}]; the two are of different models`,
     );
   }
-  const [rows, columns] = shape.length === 2 ? shape : [1, shape[0]];
+  const [rows, columns] = extents(shape);
   return { role, layer, file: stored.file, offset: stored.offset, dtype, rows, columns };
 }
 
@@ -247,7 +267,7 @@ function commonDtype(tensors: readonly TensorSpec[]): TensorSpec['dtype'] {
 }
 
 /** What decides the logits, and nothing else: not the folder, not the file names, not the context that was asked for. */
-function fingerprint(config: ModelConfig, tiedHead: boolean, checkpoint: Checkpoint): string {
+function fingerprint(config: ModelConfig, tiedHead: boolean, checkpoint: Checkpoint | null): string {
   const hash = createHash('sha256');
   const {
     family,
@@ -287,7 +307,8 @@ function fingerprint(config: ModelConfig, tiedHead: boolean, checkpoint: Checkpo
       [...config.rope.inverseFrequencies],
     ]),
   );
-  for (const file of [...checkpoint.files].sort((a, b) => (a.headerDigest < b.headerDigest ? -1 : 1))) {
+  if (checkpoint === null) hash.update('\nrandom');
+  for (const file of [...(checkpoint?.files ?? [])].sort((a, b) => (a.headerDigest < b.headerDigest ? -1 : 1))) {
     hash.update(`\n${file.headerDigest} ${file.bytes}\n`);
     hash.update(sampleFile(file.path, FINGERPRINT_SAMPLES, FINGERPRINT_SAMPLE_BYTES));
   }

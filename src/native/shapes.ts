@@ -47,6 +47,21 @@ export const SHAPES = {
     qkvBias: true,
     qkNorm: false,
   },
+  /** Llama-3-8B. */
+  llama8b: {
+    vocabulary: 128_256,
+    hidden: 4096,
+    layers: 32,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    intermediate: 14_336,
+    positions: 8192,
+    ropeTheta: 500_000,
+    tiedHead: false,
+    qkvBias: false,
+    qkNorm: false,
+  },
 } as const satisfies Record<string, Shape>;
 
 const RANDOM = { file: -1, offset: 0 } as const;

@@ -62,6 +62,12 @@ export interface EngineSpec {
 }
 
 export interface EngineOptions {
+  /** -1: the CPU; else the number of a GPU. */
+  readonly device: number;
+  /** On a GPU: the same bits whatever is computed beside. The CPU always does that. */
+  readonly batchInvariant: boolean;
+  /** On a GPU: decode steps are captured once a size and launched as one. */
+  readonly graphs: boolean;
   /** Compute threads, the calling one included; at least 1. */
   readonly threads: number;
   readonly quantize: 'none' | 'q8';

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -326,6 +326,25 @@ describe('what does no harm is accepted', () => {
     });
     rmSync(join(silent, 'generation_config.json'));
     expect(load(silent)).toMatchObject({ eosTokens: [], warnings: [expect.stringMatching(/names an end token/)] });
+  });
+});
+
+describe('a dummy', () => {
+  const dummy = (folder: string): LoadedModel => loadModel(folder, { maxContext: 0, load: 'dummy' });
+
+  it.each(FIXTURE_NAMES)('of %s has the shapes of its tensors and needs none of them', (name) => {
+    const folder = variant(name);
+    for (const file of readdirSync(folder)) if (file.includes('safetensors')) rmSync(join(folder, file));
+    const model = dummy(folder);
+    const real = load(fixture(name));
+    const shapes = ({ spec }: LoadedModel) => spec.tensors.map(({ role, layer, rows, columns }) => [role, layer, rows, columns]);
+    expect(shapes(model)).toEqual(shapes(real));
+    expect(new Set(model.spec.tensors.map(({ file }) => file))).toEqual(new Set([-1]));
+    expect(model.spec.files).toEqual([]);
+    expect(model.parameters).toBe(real.parameters);
+    expect(model.warnings.join(' ')).toContain('the weights are random');
+    expect(model.fingerprint).not.toBe(real.fingerprint);
+    expect(model.fingerprint).toBe(dummy(fixture(name)).fingerprint);
   });
 });
 
