@@ -78,7 +78,7 @@ describe('README.md', () => {
     const serve = await run('npm', ['start', '--silent', '--', '--help'], { cwd: ROOT });
     const simulate = await run('npm', ['run', 'simulate', '--silent', '--', '--help'], { cwd: ROOT });
     const others = await Promise.all(
-      ['replay', 'explain', 'board', 'keys'].map((command) =>
+      ['replay', 'explain', 'board', 'keys', 'devices'].map((command) =>
         run('node', ['dist/src/main.js', command, '--help'], { cwd: ROOT }),
       ),
     );
