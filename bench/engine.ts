@@ -1,23 +1,24 @@
 /**
- * Tokens a second of the CPU engine on random weights: decoding by batch size and prompts by length, each beside the
+ * Tokens a second of the engine on random weights: decoding by batch size and prompts by length, each beside the
  * bound that memory sets (the time to only read the weights, measured between the steps of the same run).
  *
  *   node dist/bench/engine.js [--quick] [--json] [--shape smol|qwen05] [--quantize none|q8] [--kv bf16|f32]
  *                             [--isa auto|avx512|avx2|portable] [--threads n] [--rounds n] [--context n]
+ *   node dist/bench/engine.js --device cuda|cuda:N [--quick] [--json] [--shape smol|qwen05|llama8b] [--batch-invariant] [--rounds n]
+ *                             [--context n]
  *
+ * On a GPU also: steps while copies run all the while, and how long a swap takes (`engine-on-gpu.ts`). Exit code 2 without one.
  * Machines share memory bandwidth with neighbours, so all cases take turns and the best and the median are reported.
  */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { GREEDY } from '../src/core/config.js';
-import type { Sampling } from '../src/core/types.js';
-import { encodeStep, type SequenceContent, stepWords } from '../src/native/encode.js';
 import { createEngine, createStore, destroyEngine, destroyStore, engineInfo, readWeights, step } from '../src/native/index.js';
 import { RESULT_RECORD } from '../src/native/plan.js';
 import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
 import type { EngineOptions } from '../src/native/spec.js';
-
-const SAMPLING: Sampling = { ...GREEDY, topLogprobs: 0 };
+import { measureOnGpu, printOnGpu } from './engine-on-gpu.js';
+import { deviceOf, median } from './on-device.js';
+import { fillContexts, HASH_START, hashOf, makeCase } from './steps.js';
 
 interface Settings {
   readonly threads: number;
@@ -53,50 +54,14 @@ interface Report {
   readonly hash: string;
 }
 
-interface Case {
-  readonly name: string;
-  readonly plan: Int32Array;
-  readonly sequences: number;
-  readonly tokens: number;
-  readonly micros: number[];
-}
-
-/** Sequences of the same length, each on `blocks` blocks of its own, computing their last `count` tokens. */
-function makeCase(name: string, shape: Shape, blocks: number, sequences: number, length: number, count: number): Case {
-  const contents = Array.from({ length: sequences }, (_, id): SequenceContent => {
-    const tokens = Int32Array.from({ length }, (_, i) => (id * 7919 + i * 104_729) % shape.vocabulary);
-    return { sampling: SAMPLING, promptTokens: length, stops: new Set(), append: () => {}, tokens: () => tokens };
-  });
-  const items = contents.map((_, id) => ({
-    id,
-    start: length - count,
-    count,
-    sample: true,
-    blocks: Array.from({ length: blocks }, (_, i) => id * blocks + i),
-  }));
-  const contentOf = (id: number): SequenceContent => contents[id] as SequenceContent;
-  const plan = new Int32Array(new SharedArrayBuffer(4 * stepWords(items, contentOf)));
-  encodeStep(plan, items, contentOf);
-  return { name, plan, sequences, tokens: sequences * count, micros: [] };
-}
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-
-/** FNV-1a over the sampled tokens and the bits of their logprobs. */
-function hashOf(hash: number, result: Int32Array, sequences: number): number {
-  let h = hash;
-  for (let i = 0; i < sequences; i++) {
-    for (const word of result.subarray(i * RESULT_RECORD, i * RESULT_RECORD + 2)) h = Math.imul(h ^ word, 0x01000193) >>> 0;
-  }
-  return h;
-}
-
 function measure(name: keyof typeof SHAPES, quantize: EngineOptions['quantize'], settings: Settings): Report {
   const shape: Shape = SHAPES[name];
   const { threads, kvDtype, isa, batches, prompts, context } = settings;
   const sequences = Math.max(...batches);
   const longest = Math.max(...prompts, context);
-  const options = { threads, quantize, kvDtype, isa, maxBatchTokens: Math.max(longest, sequences), maxSequences: sequences };
+  const maxBatchTokens = Math.max(longest, sequences);
+  const onCpu = { device: -1, batchInvariant: true, graphs: true };
+  const options = { ...onCpu, threads, quantize, kvDtype, isa, maxBatchTokens, maxSequences: sequences };
   const engine = createEngine(randomSpec({ ...shape, positions: longest }), options, 1);
   const info = engineInfo(engine);
   const blocks = Math.ceil(longest / 16);
@@ -106,13 +71,8 @@ function measure(name: keyof typeof SHAPES, quantize: EngineOptions['quantize'],
     ...batches.map((batch) => makeCase(`decode ${batch}`, shape, blocks, batch, context, 1)),
     ...prompts.map((length) => makeCase(`prompt ${length}`, shape, blocks, 1, length, length)),
   ];
-  // Every context is written once: memory that was never touched would read faster than it is.
-  const chunk = Math.max(1, Math.floor(options.maxBatchTokens / sequences));
-  for (let length = 0; length < context; length += chunk) {
-    const end = Math.min(length + chunk, context);
-    step(engine, store, makeCase('fill', shape, blocks, sequences, end, end - length).plan, result);
-  }
-  let hash = 0x811c9dc5;
+  fillContexts(shape, blocks, sequences, context, maxBatchTokens, (plan) => void step(engine, store, plan, result));
+  let hash = HASH_START;
   const reads: number[] = [];
   for (let round = 0; round <= settings.rounds; round++) {
     for (const one of cases) {
@@ -173,20 +133,46 @@ const { values: flags } = parseArgs({
     threads: { type: 'string', default: String(availableParallelism()) },
     rounds: { type: 'string' },
     context: { type: 'string', default: '128' },
+    device: { type: 'string', default: 'cpu' },
+    'batch-invariant': { type: 'boolean', default: false },
   },
 });
+const choice = deviceOf(flags.device);
 
-const settings: Settings = {
-  threads: Number(flags.threads),
-  kvDtype: flags.kv as Settings['kvDtype'],
-  isa: flags.isa as Settings['isa'],
-  rounds: Number(flags.rounds ?? (flags.quick ? 1 : 12)),
-  context: flags.quick ? 32 : Number(flags.context),
-  batches: flags.quick ? [1, 4] : [1, 8, 16, 32],
-  prompts: flags.quick ? [32] : [128, 512],
-};
-const shapes = (flags.shape ?? (flags.quick ? ['smol'] : Object.keys(SHAPES))) as (keyof typeof SHAPES)[];
-const kinds = (flags.quantize ?? ['none', 'q8']) as EngineOptions['quantize'][];
-const reports = shapes.flatMap((shape) => kinds.map((quantize) => measure(shape, quantize, settings)));
-if (flags.json) console.log(JSON.stringify(reports));
-else for (const report of reports) print(report);
+async function onGpu(): Promise<void> {
+  const shapes = (flags.shape ?? [flags.quick ? 'smol' : 'llama8b']) as (keyof typeof SHAPES)[];
+  const reports = [];
+  for (const shape of shapes) {
+    reports.push(
+      await measureOnGpu(shape, choice, {
+        batchInvariant: flags['batch-invariant'],
+        quick: flags.quick,
+        rounds: Number(flags.rounds ?? (flags.quick ? 1 : 12)),
+        context: flags.quick ? 32 : Number(flags.context),
+        swapThreads: flags.quick ? 1 : 2,
+      }),
+    );
+  }
+  if (flags.json) console.log(JSON.stringify(reports));
+  else for (const report of reports) printOnGpu(report);
+}
+
+function onCpu(): void {
+  const settings: Settings = {
+    threads: Number(flags.threads),
+    kvDtype: flags.kv as Settings['kvDtype'],
+    isa: flags.isa as Settings['isa'],
+    rounds: Number(flags.rounds ?? (flags.quick ? 1 : 12)),
+    context: flags.quick ? 32 : Number(flags.context),
+    batches: flags.quick ? [1, 4] : [1, 8, 16, 32],
+    prompts: flags.quick ? [32] : [128, 512],
+  };
+  const shapes = (flags.shape ?? (flags.quick ? ['smol'] : ['smol', 'qwen05'])) as (keyof typeof SHAPES)[];
+  const kinds = (flags.quantize ?? ['none', 'q8']) as EngineOptions['quantize'][];
+  const reports = shapes.flatMap((shape) => kinds.map((quantize) => measure(shape, quantize, settings)));
+  if (flags.json) console.log(JSON.stringify(reports));
+  else for (const report of reports) print(report);
+}
+
+if (choice.device < 0) onCpu();
+else await onGpu();

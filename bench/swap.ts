@@ -5,7 +5,11 @@
  * the link of the live hands, which has one chunk on its way at a time and gathers what waits, and that would not; all in
  * one task; and on this thread.
  *
- *   node dist/bench/swap.js [--quick] [--json] [--rounds n] [--threads n]
+ *   node dist/bench/swap.js [--quick] [--json] [--rounds n] [--threads n] [--device cpu|cuda|cuda:N] [--shape smol|llama8b]
+ *                           [--blocks n]
+ *
+ * On a GPU every list of copies goes both ways there are: in one call of the driver, and in one call a copy (--device cuda; exit
+ * code 2 where there is no GPU). llama8b has blocks of 2 MiB.
  *
  * All cases take turns; the best and the median of the rounds are reported, in the direction out and back in.
  */
@@ -15,11 +19,8 @@ import { Link } from '../src/actors/link.js';
 import type { TransferEffect } from '../src/actors/ports.js';
 import { copyBytes, copyRuns, createStore, Direction, destroyStore, Memory, readStore, writeStore } from '../src/native/index.js';
 import { createPools } from '../src/native/pool.js';
-
-/** KV of SmolLM2-135M in bf16: 30 layers, 3 key-value heads of 64. */
-const LAYERS = 30;
-const SIDE_BYTES = 16 * 3 * 64 * 2;
-const BLOCK_BYTES = LAYERS * 2 * SIDE_BYTES;
+import { SHAPES } from '../src/native/shapes.js';
+import { deviceOf, median } from './on-device.js';
 
 interface Case {
   readonly name: string;
@@ -37,8 +38,10 @@ interface Measured {
   readonly copies: number;
   readonly bestMicros: number;
   readonly medianMicros: number;
-  /** Of the best round. */
+  /** Of the best round, whichever direction that was; then of the best in each. */
   readonly gigabytesPerSecond: number;
+  readonly outGigabytesPerSecond: number;
+  readonly inGigabytesPerSecond: number;
 }
 
 const { values: flags } = parseArgs({
@@ -47,13 +50,19 @@ const { values: flags } = parseArgs({
     json: { type: 'boolean', default: false },
     rounds: { type: 'string' },
     threads: { type: 'string', default: '2' },
+    device: { type: 'string', default: 'cpu' },
+    shape: { type: 'string', default: 'smol' },
+    blocks: { type: 'string' },
   },
 });
+const choice = deviceOf(flags.device);
+const shape = SHAPES[flags.shape as keyof typeof SHAPES];
+/** KV in bf16. */
+const SIDE_BYTES = 16 * shape.kvHeads * shape.headDim * 2;
+const BLOCK_BYTES = shape.layers * 2 * SIDE_BYTES;
 const rounds = Number(flags.rounds ?? (flags.quick ? 2 : 15));
-const blocks = flags.quick ? 64 : 256;
+const blocks = Number(flags.blocks ?? (flags.quick ? 64 : 256));
 const bytes = blocks * BLOCK_BYTES;
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 function shared(words: readonly number[]): Int32Array {
   const array = new Int32Array(new SharedArrayBuffer(4 * words.length));
@@ -73,7 +82,7 @@ const back = (runs: readonly number[][]): number[][] => runs.map(([from = 0, to 
 function piecesByLayer(): Float64Array {
   const pieces: number[] = [];
   for (let block = 0; block < blocks; block++) {
-    for (let side = 0; side < 2 * LAYERS; side++) {
+    for (let side = 0; side < 2 * shape.layers; side++) {
       const from = (side * blocks + block) * SIDE_BYTES;
       const to = (side * blocks + (blocks - 1 - block)) * SIDE_BYTES;
       pieces.push(from, to, SIDE_BYTES);
@@ -82,9 +91,14 @@ function piecesByLayer(): Float64Array {
   return Float64Array.from(pieces);
 }
 
-const store = createStore(BLOCK_BYTES, blocks, blocks);
+/** How lists of copies are handed over; the CPU knows one way. */
+const forms = (choice.device < 0 ? [''] : [', batch', ', loop']).map((name) => ({
+  name,
+  store: createStore(BLOCK_BYTES, blocks, blocks, { device: choice.device, batchCopies: name !== ', loop' }),
+}));
+const store = forms[0]?.store ?? -1;
 const pools = createPools({ swapThreads: Number(flags.threads) });
-const lengths = [1, 4, 16, 64, 256].filter((length) => length <= blocks);
+const lengths = [1, 4, 16, 64, 256].filter((length) => blocks % length === 0);
 const pieces = piecesByLayer();
 const device = Buffer.alloc(bytes);
 for (let i = 0; i < bytes; i += 4) device.writeUInt32LE(Math.imul(i, 2_654_435_761) >>> 0, i);
@@ -96,9 +110,9 @@ const timed = (copy: () => void): number => {
   return (performance.now() - start) * 1e3;
 };
 
-async function asTasks(runs: readonly Int32Array[], direction: Direction): Promise<number> {
+async function asTasks(runs: readonly Int32Array[], direction: Direction, of = store): Promise<number> {
   const start = performance.now();
-  await Promise.all(runs.map((run) => pools.copy(store, direction, run)));
+  await Promise.all(runs.map((run) => pools.copy(of, direction, run)));
   return (performance.now() - start) * 1e3;
 }
 
@@ -108,22 +122,20 @@ function runCases(length: number): Case[] {
   const calls = ways.map((way) => shared(way.flat()));
   const tasks = ways.map((way) => way.map(shared));
   const at = (direction: Direction): 0 | 1 => (direction === Direction.deviceToHost ? 0 : 1);
-  const name = `runs of ${length}`;
-  return [
-    {
-      name: `${name}, one call`,
-      copies: runs.length,
-      copy: (way) => copyRuns(store, way, calls[at(way)] as Int32Array),
-      micros: [],
-    },
-    { name: `${name}, one task`, copies: runs.length, copy: (way) => asTasks([calls[at(way)] as Int32Array], way), micros: [] },
-    {
-      name: `${name}, a task each`,
-      copies: runs.length,
-      copy: (way) => asTasks(tasks[at(way)] as Int32Array[], way),
-      micros: [],
-    },
-  ];
+  return forms.flatMap(({ name: form, store: of }) => {
+    const name = `runs of ${length}${form}`;
+    const all = (way: Direction) => calls[at(way)] as Int32Array;
+    return [
+      { name: `${name}, one call`, copies: runs.length, copy: (way) => copyRuns(of, way, all(way)), micros: [] },
+      { name: `${name}, one task`, copies: runs.length, copy: (way) => asTasks([all(way)], way, of), micros: [] },
+      {
+        name: `${name}, a task each`,
+        copies: runs.length,
+        copy: (way) => asTasks(tasks[at(way)] as Int32Array[], way, of),
+        micros: [],
+      },
+    ] satisfies Case[];
+  });
 }
 
 /** How many transfers wait for the link at once. */
@@ -188,11 +200,25 @@ function smallCases(length: number): Small[] {
 
 const cases: Case[] = [
   ...lengths.flatMap(runCases),
-  { name: 'pieces by layer, one call', copies: pieces.length / 3, copy: (way) => copyBytes(store, way, pieces), micros: [] },
-  { name: 'plain memory copy', copies: 1, copy: () => timed(() => device.copy(host)), micros: [] },
+  ...forms.map(
+    ({ name, store: of }): Case => ({
+      name: `pieces by layer${name}, one call`,
+      copies: pieces.length / 3,
+      copy: (way) => copyBytes(of, way, pieces),
+      micros: [],
+    }),
+  ),
+  choice.device < 0
+    ? { name: 'plain memory copy', copies: 1, copy: () => timed(() => device.copy(host)), micros: [] }
+    : {
+        name: 'all bytes in one copy',
+        copies: 1,
+        copy: (way) => copyBytes(store, way, Float64Array.of(0, 0, bytes)),
+        micros: [],
+      },
 ];
 
-writeStore(store, Memory.device, 0, device);
+for (const { store: of } of forms) writeStore(of, Memory.device, 0, device);
 const small = [1, 4, 16].flatMap(smallCases);
 for (let round = 0; round <= rounds; round++) {
   for (const one of [...cases, ...small]) {
@@ -202,20 +228,27 @@ for (let round = 0; round <= rounds; round++) {
     }
   }
 }
-readStore(store, Memory.device, 0, host);
+let whole = true;
+for (const { store: of } of forms) {
+  readStore(of, Memory.device, 0, host);
+  whole = whole && host.equals(device);
+}
 const hash = createHash('sha256').update(host).digest('hex').slice(0, 16);
-const whole = host.equals(device);
 await pools.close();
-destroyStore(store);
+for (const { store: of } of forms) destroyStore(of);
 
 const measured = cases.map((one): Measured => {
   const bestMicros = Math.min(...one.micros);
+  // Out and in took turns.
+  const best = (way: 0 | 1) => Math.min(...one.micros.filter((_, index) => index % 2 === way));
   return {
     name: one.name,
     copies: one.copies,
     bestMicros,
     medianMicros: median(one.micros),
     gigabytesPerSecond: bytes / bestMicros / 1e3,
+    outGigabytesPerSecond: bytes / best(0) / 1e3,
+    inGigabytesPerSecond: bytes / best(1) / 1e3,
   };
 });
 const perTransfer = small.map(({ name, micros }) => ({
@@ -224,18 +257,21 @@ const perTransfer = small.map(({ name, micros }) => ({
   medianMicros: median(micros) / TRANSFERS,
 }));
 if (flags.json) {
-  console.log(JSON.stringify({ blocks, blockBytes: BLOCK_BYTES, cases: measured, transfers: perTransfer, hash }));
+  console.log(
+    JSON.stringify({ device: choice.about, blocks, blockBytes: BLOCK_BYTES, cases: measured, transfers: perTransfer, hash }),
+  );
 } else {
-  console.log(`${blocks} blocks of ${BLOCK_BYTES} bytes (${(bytes / 1e6).toFixed(0)} MB)`);
-  for (const { name, copies, bestMicros, medianMicros, gigabytesPerSecond } of measured) {
+  console.log(`${choice.about}: ${blocks} blocks of ${BLOCK_BYTES} bytes (${(bytes / 1e6).toFixed(0)} MB)`);
+  for (const one of measured) {
+    const { name, copies, bestMicros, medianMicros, outGigabytesPerSecond, inGigabytesPerSecond } = one;
     console.log(
-      `  ${name.padEnd(26)} ${String(copies).padStart(6)} copies  ${gigabytesPerSecond.toFixed(1).padStart(6)} GB/s at best  ` +
-        `${(bestMicros / 1e3).toFixed(2).padStart(7)} ms, median ${(medianMicros / 1e3).toFixed(2)} ms`,
+      `  ${name.padEnd(32)} ${String(copies).padStart(6)} copies  ${outGigabytesPerSecond.toFixed(1).padStart(6)} GB/s out, ` +
+        `${inGigabytesPerSecond.toFixed(1).padStart(6)} in at best  ${(bestMicros / 1e3).toFixed(2).padStart(7)} ms, median ${(medianMicros / 1e3).toFixed(2)} ms`,
     );
   }
   console.log(`${TRANSFERS} transfers at once, microseconds for each`);
   for (const { name, bestMicros, medianMicros } of perTransfer) {
-    console.log(`  ${name.padEnd(26)} ${bestMicros.toFixed(0).padStart(6)} at best, median ${medianMicros.toFixed(0)}`);
+    console.log(`  ${name.padEnd(32)} ${bestMicros.toFixed(0).padStart(6)} at best, median ${medianMicros.toFixed(0)}`);
   }
   console.log(`  hash ${hash}`);
 }
