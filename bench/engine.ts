@@ -17,7 +17,7 @@ import { RESULT_RECORD } from '../src/native/plan.js';
 import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
 import type { EngineOptions } from '../src/native/spec.js';
 import { measureOnGpu, printOnGpu } from './engine-on-gpu.js';
-import { deviceOf, median } from './on-device.js';
+import { deviceOf, median, shapeName } from './on-device.js';
 import { fillContexts, HASH_START, hashOf, makeCase } from './steps.js';
 
 interface Settings {
@@ -140,7 +140,7 @@ const { values: flags } = parseArgs({
 const choice = deviceOf(flags.device);
 
 async function onGpu(): Promise<void> {
-  const shapes = (flags.shape ?? [flags.quick ? 'smol' : 'llama8b']) as (keyof typeof SHAPES)[];
+  const shapes = (flags.shape ?? [flags.quick ? 'smol' : 'llama8b']).map(shapeName);
   const reports = [];
   for (const shape of shapes) {
     reports.push(
@@ -167,7 +167,7 @@ function onCpu(): void {
     batches: flags.quick ? [1, 4] : [1, 8, 16, 32],
     prompts: flags.quick ? [32] : [128, 512],
   };
-  const shapes = (flags.shape ?? (flags.quick ? ['smol'] : ['smol', 'qwen05'])) as (keyof typeof SHAPES)[];
+  const shapes = (flags.shape ?? (flags.quick ? ['smol'] : ['smol', 'qwen05'])).map(shapeName);
   const kinds = (flags.quantize ?? ['none', 'q8']) as EngineOptions['quantize'][];
   const reports = shapes.flatMap((shape) => kinds.map((quantize) => measure(shape, quantize, settings)));
   if (flags.json) console.log(JSON.stringify(reports));

@@ -20,7 +20,7 @@ import type { TransferEffect } from '../src/actors/ports.js';
 import { copyBytes, copyRuns, createStore, Direction, destroyStore, Memory, readStore, writeStore } from '../src/native/index.js';
 import { createPools } from '../src/native/pool.js';
 import { SHAPES } from '../src/native/shapes.js';
-import { deviceOf, median } from './on-device.js';
+import { deviceOf, median, shapeName } from './on-device.js';
 
 interface Case {
   readonly name: string;
@@ -56,7 +56,7 @@ const { values: flags } = parseArgs({
   },
 });
 const choice = deviceOf(flags.device);
-const shape = SHAPES[flags.shape as keyof typeof SHAPES];
+const shape = SHAPES[shapeName(flags.shape)];
 /** KV in bf16. */
 const SIDE_BYTES = 16 * shape.kvHeads * shape.headDim * 2;
 const BLOCK_BYTES = shape.layers * 2 * SIDE_BYTES;

@@ -64,8 +64,7 @@ async function run(given: Config): Promise<void> {
   const model = loadModel(config.model, { maxContext: config.maxContext, load: config.load });
   for (const warning of model.warnings) print(`warning: ${warning}`);
   print(`computing on ${device.about}`);
-  if (device.device >= 0 && !config.batchInvariant)
-    print('tokens may depend on what is computed beside them; --batch-invariant makes them exact');
+  if (device.device >= 0) sayOfGpu(config);
   print(`loading ${model.name}: ${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters in ${model.dtype}`);
   const [system, tokenizer] = await Promise.all([createThreadedSystem(config, version()), loadTokenizer(config.model)]);
   const { deviceBlocks, hostBlocks, blockBytes, blockTokens, contextTokensMax } = system.info;
@@ -103,6 +102,12 @@ async function run(given: Config): Promise<void> {
     setTimeout(() => process.exit(1), 500);
   });
   print(`serving ${info.name} on ${await listen(server, config)}`);
+}
+
+/** What whoever waits for the start on a GPU, or compares its answers, should know. */
+function sayOfGpu({ batchInvariant, hostKvBytes }: Config): void {
+  if (!batchInvariant) print('tokens may depend on what is computed beside them; --batch-invariant makes them exact');
+  if (hostKvBytes > 2 ** 32) print(`pinning ${formatSize(hostKvBytes)} of host memory, which takes a second for each 2 to 4 GiB`);
 }
 
 /** Says who is served, and reads the file of the tenants again whenever SIGHUP comes; a wrong one changes nothing. */

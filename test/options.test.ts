@@ -101,7 +101,8 @@ describe('options', () => {
   });
 
   it('keep what only the CPU has for "auto", which then is the CPU', () => {
-    expect(onlyCpu(configOf(['--quantize', 'q8']))).toBe('quantize q8 is for the CPU only');
+    expect(onlyCpu(configOf(['--quantize', 'q8']))).toBe('--quantize q8 is for the CPU only');
+    expect(onlyCpu(configOf(['--kv-dtype', 'f32']))).toBe('--kv-dtype f32 is for the CPU only');
     expect(onlyCpu(configOf(['--kv-dtype', 'bf16', '--threads', '2']))).toBeNull();
   });
 

@@ -182,7 +182,9 @@ function cpuOnly(config: Config): CpuOnlyKey | null {
 /** Why no GPU can do what this configuration asks for; null: one can. */
 export function onlyCpu(config: Config): string | null {
   const key = cpuOnly(config);
-  return key === null ? null : `${key} ${config[key]} is for the CPU only`;
+  return key === null
+    ? null
+    : `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${config[key]} is for the CPU only`;
 }
 
 /** The first thing wrong with the numbers of a configuration, or with its preset; null where there is nothing. */
