@@ -11,6 +11,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { BlockMemory } from '../src/core/blocks.js';
 import { Random } from '../src/core/random.js';
 import { runsBetween } from '../src/core/transfers.js';
+import { median } from './statistics.js';
 
 const quick = process.argv.includes('--quick');
 
@@ -37,8 +38,6 @@ interface Cost {
   readonly freeRuns: number;
   readonly hash: string;
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 /** Owners 1 to n of 1 to 31 blocks, at random, in a memory that is about 95 % full. Tables are as long in all sizes. */
 function measureCost(blocks: number): Cost {

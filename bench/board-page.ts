@@ -8,10 +8,9 @@
  * A frame is the time from one animation frame to the next (16.7 ms at best); a task is one that kept the page busy for more
  * than 50 ms. Needs Chromium in PATH, or `--browser PATH`.
  */
-import { accessSync, constants } from 'node:fs';
-import { delimiter, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { chromium, type Page } from 'playwright-core';
+import { CHROMIUM_FLAGS, findChromium } from '../test/board/chromium.js';
 import { type FakeServer, serveFake } from '../test/board/fake-server.js';
 import { ScriptedBoard } from '../test/board/scripted-board.js';
 
@@ -29,20 +28,9 @@ const seconds = Number(flags.seconds ?? (flags.quick ? 2 : 10));
 const PERIOD_MILLIS = 250;
 
 function browserPath(): string {
-  const names = ['chromium', 'chromium-browser', 'google-chrome'];
-  const candidates = names.flatMap((name) => (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name)));
-  const found = flags.browser ?? candidates.find((path) => isExecutable(path));
-  if (found === undefined) throw new Error('no Chromium in PATH; give one with --browser');
+  const found = flags.browser ?? findChromium();
+  if (found === null) throw new Error('no Chromium in PATH; give one with --browser');
   return found;
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 interface Measured {
@@ -108,14 +96,7 @@ for (let tick = 0; tick < 20; tick += 1) board.tick(PERIOD_MILLIS * 1000);
 const fake = await serveFake(board, { page: new URL('../src/http/board/page/', import.meta.url) });
 const browser = await chromium.launch({
   executablePath: browserPath(),
-  args: [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-sync',
-  ],
+  args: CHROMIUM_FLAGS,
 });
 const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
 await page.goto(fake.url);

@@ -18,7 +18,7 @@ import {
 import { RESULT_RECORD } from '../src/native/plan.js';
 import { createPools, type Pools } from '../src/native/pool.js';
 import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
-import { median } from './on-device.js';
+import { median } from './statistics.js';
 import { fillContexts, HASH_START, hashOf, makeCase, type StepCase } from './steps.js';
 
 export interface GpuSettings {

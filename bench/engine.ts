@@ -17,7 +17,8 @@ import { RESULT_RECORD } from '../src/native/plan.js';
 import { randomSpec, SHAPES, type Shape } from '../src/native/shapes.js';
 import type { EngineOptions } from '../src/native/spec.js';
 import { measureOnGpu, printOnGpu } from './engine-on-gpu.js';
-import { deviceOf, median, shapeName } from './on-device.js';
+import { deviceOf, shapeName } from './on-device.js';
+import { median } from './statistics.js';
 import { fillContexts, HASH_START, hashOf, makeCase } from './steps.js';
 
 interface Settings {

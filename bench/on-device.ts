@@ -20,6 +20,3 @@ export function shapeName(flag: string): keyof typeof SHAPES {
   console.error(`no shape "${flag}"; there are ${Object.keys(SHAPES).join(', ')}`);
   process.exit(2);
 }
-
-export const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;

@@ -15,6 +15,7 @@ import { request } from 'node:http';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import { start, stop } from './serving/process.js';
+import { median, percentile } from './statistics.js';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -134,13 +135,6 @@ async function converse(url: string, model: string, client: number, measured: Me
   }
   return messages.map(({ content }) => content).join('\n');
 }
-
-function percentile(values: readonly number[], share: number): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
-}
-
-const median = (values: readonly number[]): number => percentile(values, 0.5);
 
 const spread = (values: readonly number[]) => ({
   p50: percentile(values, 0.5),

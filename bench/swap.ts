@@ -20,7 +20,8 @@ import type { TransferEffect } from '../src/actors/ports.js';
 import { copyBytes, copyRuns, createStore, Direction, destroyStore, Memory, readStore, writeStore } from '../src/native/index.js';
 import { createPools } from '../src/native/pool.js';
 import { SHAPES } from '../src/native/shapes.js';
-import { deviceOf, median, shapeName } from './on-device.js';
+import { deviceOf, shapeName } from './on-device.js';
+import { median } from './statistics.js';
 
 interface Case {
   readonly name: string;

@@ -21,6 +21,7 @@ import { parseArgs } from 'node:util';
 import { type Answer, agent, chat, type Tenant } from './serving/chat.js';
 import { flood } from './serving/flood.js';
 import { type Serving, start, stop } from './serving/process.js';
+import { median, percentile } from './statistics.js';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -90,13 +91,6 @@ async function metrics(url: string): Promise<Samples> {
   const samples = page.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
   return new Map(samples.map((line) => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]));
 }
-
-function percentile(numbers: readonly number[], share: number): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
-}
-
-const median = (numbers: readonly number[]): number => percentile(numbers, 0.5);
 
 interface Light {
   readonly ttft: readonly number[];

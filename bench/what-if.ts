@@ -17,6 +17,7 @@ import { type ChangeFlags, parseChange } from '../src/replay/change.js';
 import type { RunFigures } from '../src/replay/figures.js';
 import type { Observed } from '../src/replay/observed.js';
 import { Model, type WhatIfResult } from '../src/replay/what-if.js';
+import { median } from './statistics.js';
 import { drawLoad, learn, type Setting, serve } from './what-if/load.js';
 
 const { values } = parseArgs({
@@ -84,8 +85,6 @@ interface Found {
 }
 
 const nothing = (): Found => ({ measured: [], predicted: [], atSpeed: [], slowdowns: [] });
-
-const median = (numbers: readonly number[]): number => numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? 0;
 
 function line(name: string, cells: readonly string[]): void {
   console.log(name.padEnd(32) + cells.map((cell) => cell.padStart(10)).join(''));

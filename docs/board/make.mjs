@@ -7,11 +7,12 @@
  * Which requests are in a picture, and how fast they were, depends on the machine.
  */
 import { spawn } from 'node:child_process';
-import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
+import { CHROMIUM_FLAGS, findChromium } from '../../dist/test/board/chromium.js';
 import { indexed } from './indexed-png.mjs';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
@@ -81,32 +82,9 @@ async function client(url, number, until) {
   }
 }
 
-function browserPath() {
-  const names = ['chromium', 'chromium-browser', 'google-chrome'];
-  const paths = names.flatMap((name) => (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name)));
-  const found = paths.find((path) => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-  if (found === undefined) throw new Error('no Chromium in PATH');
-  return found;
-}
-
-const browser = await chromium.launch({
-  executablePath: browserPath(),
-  args: [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-sync',
-  ],
-});
+const executablePath = findChromium();
+if (executablePath === null) throw new Error('no Chromium in PATH');
+const browser = await chromium.launch({ executablePath, args: CHROMIUM_FLAGS });
 
 async function open(url, { width = 1440, height = 1000, dark = false, scale = 1 } = {}) {
   const context = await browser.newContext({

@@ -9,7 +9,7 @@ import type { Mechanism, ParsedPreset } from '../core/presets.js';
 import type { Limits } from '../core/state.js';
 import type { BlockName, Content, RequestId, Run, SteppedItem } from '../core/types.js';
 import { FastswitchError } from '../errors.js';
-import { chooseDevice } from '../native/device.js';
+import { deviceNumber } from '../native/device.js';
 import { encodeStep, resultOf, type SequenceContent, stepWords } from '../native/encode.js';
 import {
   announceStep,
@@ -42,7 +42,7 @@ export interface Live {
 export function openLive(config: Config): Live {
   const preset = livePreset(config);
   const model = loadModel(config.model, { maxContext: config.maxContext, load: config.load });
-  const { device } = chooseDevice(config.device, onlyCpu(config));
+  const device = deviceNumber(config.device, onlyCpu(config));
   const kvDtype = config.kvDtype === 'auto' ? (device < 0 && model.dtype === 'f32' ? 'f32' : 'bf16') : config.kvDtype;
   const engine = createEngine(model.spec, {
     device,

@@ -43,6 +43,16 @@ const noneIn = ({ problem }: Devices): string => problem || 'no GPU was found';
 
 const countOf = (gpus: number): string => (gpus === 1 ? 'there is 1 GPU, number 0' : `there are ${gpus} GPUs, numbered from 0`);
 
+/**
+ * The number of what `wanted` means, as `EngineOptions.device`. Where `chooseDevice` has named a GPU already nobody looks again: to
+ * look opens every GPU there is, and who opens this one is told what is wrong with it.
+ * @throws FastswitchError `bad_config` as `chooseDevice`
+ */
+export function deviceNumber(wanted: string, onlyCpu: string | null): number {
+  const ordinal = /^cuda:(\d+)$/.exec(wanted)?.[1];
+  return ordinal === undefined ? chooseDevice(wanted, onlyCpu).device : Number(ordinal);
+}
+
 function onCpu(reason: string): Choice {
   return { device: -1, name: 'cpu', about: `cpu${reason}` };
 }

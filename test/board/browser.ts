@@ -1,38 +1,11 @@
 /** A real browser, on a page that may talk to this machine only; what it complains about fails the test that asks. */
-import { accessSync, constants } from 'node:fs';
-import { delimiter, join } from 'node:path';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, expect, vi } from 'vitest';
-
-const NAMES = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
-const FLAGS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
+import { CHROMIUM_FLAGS, findChromium } from './chromium.js';
 
 /** Null: there is none on this machine, and the tests that need one are skipped. */
-export const CHROMIUM = find();
+export const CHROMIUM = findChromium();
 if (CHROMIUM === null) console.warn('no Chromium in PATH: the tests of the board in a browser are skipped');
-
-function find(): string | null {
-  const folders = (process.env.PATH ?? '').split(delimiter);
-  const candidates = NAMES.flatMap((name) => folders.map((folder) => join(folder, name)));
-  return candidates.find(isExecutable) ?? null;
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 /** Browsers on a machine that others use too: what comes at all may come late. */
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 180_000 });
@@ -63,7 +36,7 @@ export async function visit(
   url: string,
   { width = 1440, height = 900, dark = false, calm = true }: Visit = {},
 ): Promise<Visited> {
-  browser ??= chromium.launch({ executablePath: CHROMIUM as string, args: FLAGS });
+  browser ??= chromium.launch({ executablePath: CHROMIUM as string, args: CHROMIUM_FLAGS });
   const context = await (await browser).newContext({
     viewport: { width, height },
     colorScheme: dark ? 'dark' : 'light',

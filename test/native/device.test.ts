@@ -1,6 +1,6 @@
 /** Which device is chosen, and which reason is given, on machines that are only described. */
 import { describe, expect, it } from 'vitest';
-import { chooseDevice } from '../../src/native/device.js';
+import { chooseDevice, deviceNumber } from '../../src/native/device.js';
 import type { DeviceFacts, Devices } from '../../src/native/index.js';
 
 const gpu = (ordinal: number, problem = ''): DeviceFacts => ({
@@ -49,4 +49,11 @@ describe('a GPU by its number', () => {
   ])('that cannot be used is refused with the reason: %s', (wanted, devices, reason) => {
     expect(() => chooseDevice(wanted, null, devices)).toThrow(`--device ${wanted} cannot be used: ${reason}; `);
   });
+});
+
+it('a GPU that was chosen by its number is not looked for again', () => {
+  // The suite hides every GPU, so a look would find none.
+  expect(() => chooseDevice('cuda:3', null)).toThrow(/cannot be used/);
+  expect(deviceNumber('cuda:3', null)).toBe(3);
+  expect(deviceNumber('cpu', null)).toBe(-1);
 });
